@@ -1,0 +1,233 @@
+"""Every setting of a run, typed, with its meaning and its bounds. Checked before Ray or torch is imported.
+
+A *semantic* setting changes results and enters the keys of the artifacts that it shapes; an *execution* setting does not. The defaults are
+the sizes and constants of the published COCO runs (Jiahao000/ORL @ 2ad64f7); presets and the user's own values lie on top of them.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def setting(
+    default: bool | int | float | str,
+    meaning: str,
+    *,
+    semantic: bool = True,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare one setting: its default, what it means, whether it changes results, and which values it takes.
+
+    Args:
+        default: the value when nobody sets it; its type is the setting's type.
+        meaning: one sentence for people, with the unit.
+        semantic: whether the value enters artifact keys.
+        low: smallest allowed value, inclusive.
+        high: largest allowed value, inclusive.
+        choices: the allowed strings, empty for any.
+
+    Returns:
+        A dataclass field that carries all this as metadata.
+    """
+    return field(
+        default=default,
+        metadata={"meaning": meaning, "semantic": semantic, "low": low, "high": high, "choices": choices},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the scene images come from."""
+
+    kind: str = setting("generated", "Kind of source.", choices=("generated", "folder", "coco"))
+    images: str = setting("", "Folder with the images (kinds folder and coco).", semantic=False)
+    annotations: str = setting("", "COCO JSON that lists the images (kind coco); its labels serve evaluation only.", semantic=False)
+    splits: str = setting("", 'JSON {"train": [file names], "test": [file names]}; only train is pre-trained on.', semantic=False)
+    limit: int = setting(0, "Take only this many images, drawn by the seed; 0 takes all.", low=0)
+    part_size: int = setting(512, "Images a part: the unit of work, of storage and of resuming.", low=1, high=100_000)
+    max_pixels: int = setting(100_000_000, "Larger images are quarantined from their header, undecoded, pixels.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The embedded collection: rendered cluttered scenes."""
+
+    images: int = setting(480, "Scenes in the training split.", low=2)
+    test_images: int = setting(240, "Scenes in the test split.", low=1)
+    side: int = setting(144, "Longer side of a scene, pixels.", low=64, high=2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The network that is trained."""
+
+    backbone: str = setting("resnet50", "Backbone architecture.", choices=("resnet18", "resnet50"))
+    hidden: int = setting(4096, "Hidden width of projector and predictors.", low=1)
+    output: int = setting(256, "Output width of projector and predictors.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLevel:
+    """Image-level pre-training (BYOL on whole images)."""
+
+    epochs: float = setting(800, "Passes over the images.", low=0.01)
+    batch_size: int = setting(512, "Global batch, images over all workers.", low=1)
+    view_size: int = setting(224, "Side of a global view, pixels.", low=16)
+    learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
+    momentum: float = setting(0.9, "SGD momentum.", low=0, high=0.9999)
+    weight_decay: float = setting(1e-4, "Weight decay, on every parameter.", low=0)
+    warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
+    ema_base: float = setting(0.99, "EMA momentum at the start, for a batch of 512; rises to 1 along a cosine.", low=0, high=1)
+    ema_horizon: float = setting(
+        0, "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.", low=0, high=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLevel(ImageLevel):
+    """Object-level pre-training (ORL: whole images, regions, cross-image region pairs)."""
+
+    patch_size: int = setting(96, "Side of a region view, pixels.", low=16)
+    global_weight: float = setting(1.0, "Weight of the whole-image loss.", low=0)
+    intra_weight: float = setting(1.0, "Weight of the loss between two boxes of one region.", low=0)
+    inter_weight: float = setting(1.0, "Weight of the loss between paired regions of neighbouring images.", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Region proposals by selective search."""
+
+    mode: str = setting("fast", "Selective search mode.", choices=("fast", "quality"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rois:
+    """The greedy filter that turns proposals into RoIs."""
+
+    min_size: int = setting(96, "Smallest width and height of a RoI, pixels of the image.", low=1)
+    min_share: float = setting(0.0, "If above 0, replaces min_size: smallest side as a share of the image's short side.", low=0, high=1)
+    max_aspect: float = setting(3.0, "Largest ratio of the longer to the shorter side.", low=1)
+    max_iou: float = setting(0.5, "Largest IoU with a RoI that is already kept.", low=0, high=1)
+    max_rois: int = setting(100, "Most RoIs an image.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """How images and RoIs become vectors."""
+
+    image_resize: int = setting(256, "Shorter side of an image before the centre crop, pixels.", low=16)
+    image_crop: int = setting(224, "Side of the centre crop, pixels.", low=16)
+    roi_size: int = setting(224, "Side to which a RoI's crop is resized, pixels.", low=16)
+    batch_size: int = setting(256, "Crops a forward pass; fixed, as bits depend on it.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """Neighbours and RoI pairs."""
+
+    image_feature: str = setting(
+        "projector", "Vector that images are compared by: projector (published) or backbone.", choices=("projector", "backbone")
+    )
+    shards: int = setting(2, "Index shards, one actor each.", low=1)
+    k_max: int = setting(20, "Neighbours an image that are searched and stored.", low=1)
+    ratio_max: float = setting(0.2, "Share of an image's RoIs up to which pairs a neighbour are stored.", low=0, high=100)
+    k: int = setting(10, "Neighbours an image that training draws from; at most k_max.", low=1)
+    pair_ratio: float = setting(0.1, "Pairs a neighbour, as a share of the image's RoIs; at most ratio_max.", low=0, high=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Frozen-feature evaluation on the labels, where there are any."""
+
+    split: str = setting("validation", "What is scored: a validation fold of the training split, or the test split.", choices=("validation", "test"))
+    validation_fraction: float = setting(0.3, "Share of the training split held out as the validation fold.", low=0.05, high=0.9)
+    min_positives: int = setting(5, "Classes with fewer positives among the scored images are left out.", low=1)
+    max_images: int = setting(20_000, "Images scored and fitted on at most, drawn by the seed.", low=10)
+    knn_k: int = setting(20, "Neighbours of the multi-label k-NN.", low=1)
+    knn_temperature: float = setting(0.07, "Temperature of the k-NN's exponential weights.", low=1e-4)
+    bootstrap: int = setting(500, "Bootstrap samples over images behind each interval.", low=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The HTML report."""
+
+    gallery_images: int = setting(8, "Images shown in each gallery.", low=1, high=200)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How the run is carried out. Nothing here changes results."""
+
+    store: str = setting("orl-store", "Folder that holds every artifact.", semantic=False)
+    ray_address: str = setting("", "Ray cluster to use; empty: RAY_ADDRESS, else a private one on this machine.", semantic=False)
+    cpus: int = setting(0, "CPUs of the private Ray; 0 takes all of the machine.", semantic=False, low=0)
+    data_workers: int = setting(0, "Ray Data workers a stage; 0 takes one a CPU (or GPU, for embeddings).", semantic=False, low=0)
+    train_workers: int = setting(1, "Ray Train workers; several share the global batch.", semantic=False, low=1)
+    train_cpus: int = setting(0, "CPUs a training worker; 0 shares all of them out.", semantic=False, low=0)
+    use_gpu: bool = setting(False, "Train and embed on GPUs, one a worker.", semantic=False)
+    max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
+    checkpoint_seconds: float = setting(30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0)
+    max_bad_fraction: float = setting(0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1)
+    lease_seconds: float = setting(30.0, "Silence after which another host's lease counts as dead, seconds.", semantic=False, low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole run: one value an entry, sections as nested dataclasses."""
+
+    seed: int = setting(0, "Seed of every draw.", low=0)
+    source: Source = field(default_factory=Source)
+    generated: Generated = field(default_factory=Generated)
+    encoder: Encoder = field(default_factory=Encoder)
+    image_level: ImageLevel = field(default_factory=ImageLevel)
+    proposals: Proposals = field(default_factory=Proposals)
+    rois: Rois = field(default_factory=Rois)
+    embeddings: Embeddings = field(default_factory=Embeddings)
+    mining: Mining = field(default_factory=Mining)
+    object_level: ObjectLevel = field(default_factory=ObjectLevel)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    report: Report = field(default_factory=Report)
+    execution: Execution = field(default_factory=Execution)
+
+
+PRESETS: dict[str, dict[str, bool | int | float | str]] = {
+    "coco": {},
+    "laptop": {
+        "source.part_size": 64,
+        "encoder.backbone": "resnet18",
+        "encoder.hidden": 512,
+        "encoder.output": 128,
+        "image_level.epochs": 12,
+        "image_level.batch_size": 64,
+        "image_level.view_size": 64,
+        "image_level.learning_rate": 0.4,
+        "image_level.warmup_epochs": 1,
+        "image_level.ema_horizon": 0.1,
+        "rois.min_share": 0.2,
+        "embeddings.image_resize": 72,
+        "embeddings.image_crop": 64,
+        "embeddings.roi_size": 64,
+        "embeddings.batch_size": 64,
+        "object_level.epochs": 12,
+        "object_level.batch_size": 64,
+        "object_level.view_size": 64,
+        "object_level.patch_size": 32,
+        "object_level.learning_rate": 0.4,
+        "object_level.warmup_epochs": 1,
+        "object_level.ema_horizon": 0.1,
+    },
+}
+
+
+def flatten(config: Config) -> dict[str, bool | int | float | str]:
+    """List a config as ``{"section.name": value}``, in declaration order."""
+    values: dict[str, bool | int | float | str] = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if isinstance(value, bool | int | float | str):
+            values[entry.name] = value
+        else:
+            values.update({f"{entry.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)})
+    return values

@@ -1,0 +1,16 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def scenes_root() -> Path:
+    """Return the folder with the real photographs (coco_dev, coco_pool); skip where there is none."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("ORL_SCENES", default))
+    if not (root / "coco_dev" / "images").is_dir():
+        pytest.skip(f"no real photographs: set ORL_SCENES to a folder with coco_dev/ and coco_pool/ (looked in {root})")
+    return root
