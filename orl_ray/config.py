@@ -1,7 +1,8 @@
 """Every setting of a run, typed, with its meaning and its bounds. Checked before Ray or torch is imported.
 
-A *semantic* setting changes results and enters the keys of the artifacts that it shapes; an *execution* setting does not. The defaults are
-the sizes and constants of the published COCO runs (Jiahao000/ORL @ 2ad64f7); presets and the user's own values lie on top of them.
+A *semantic* setting changes results and enters the keys of the artifacts that it shapes; an *execution* setting does
+not. The defaults are the sizes and constants of the published COCO runs (Jiahao000/ORL @ 2ad64f7); presets and the
+user's own values lie on top of them.
 """
 
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,7 @@ from typing import Any
 
 
 def setting(
-    default: bool | int | float | str,
+    default: bool | float | str,
     meaning: str,
     *,
     semantic: bool = True,
@@ -42,8 +43,12 @@ class Source:
 
     kind: str = setting("generated", "Kind of source.", choices=("generated", "folder", "coco"))
     images: str = setting("", "Folder with the images (kinds folder and coco).", semantic=False)
-    annotations: str = setting("", "COCO JSON that lists the images (kind coco); its labels serve evaluation only.", semantic=False)
-    splits: str = setting("", 'JSON {"train": [file names], "test": [file names]}; only train is pre-trained on.', semantic=False)
+    annotations: str = setting(
+        "", "COCO JSON that lists the images (kind coco); its labels serve evaluation only.", semantic=False
+    )
+    splits: str = setting(
+        "", 'JSON {"train": [file names], "test": [file names]}; only train is pre-trained on.', semantic=False
+    )
     limit: int = setting(0, "Take only this many images, drawn by the seed; 0 takes all.", low=0)
     part_size: int = setting(512, "Images a part: the unit of work, of storage and of resuming.", low=1, high=100_000)
     max_pixels: int = setting(100_000_000, "Larger images are quarantined from their header, undecoded, pixels.", low=1)
@@ -78,9 +83,14 @@ class ImageLevel:
     momentum: float = setting(0.9, "SGD momentum.", low=0, high=0.9999)
     weight_decay: float = setting(1e-4, "Weight decay, on every parameter.", low=0)
     warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
-    ema_base: float = setting(0.99, "EMA momentum at the start, for a batch of 512; rises to 1 along a cosine.", low=0, high=1)
+    ema_base: float = setting(
+        0.99, "EMA momentum at the start, for a batch of 512; rises to 1 along a cosine.", low=0, high=1
+    )
     ema_horizon: float = setting(
-        0, "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.", low=0, high=1
+        0,
+        "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.",
+        low=0,
+        high=1,
     )
 
 
@@ -106,7 +116,9 @@ class Rois:
     """The greedy filter that turns proposals into RoIs."""
 
     min_size: int = setting(96, "Smallest width and height of a RoI, pixels of the image.", low=1)
-    min_share: float = setting(0.0, "If above 0, replaces min_size: smallest side as a share of the image's short side.", low=0, high=1)
+    min_share: float = setting(
+        0.0, "If above 0, replaces min_size: smallest side as a share of the image's short side.", low=0, high=1
+    )
     max_aspect: float = setting(3.0, "Largest ratio of the longer to the shorter side.", low=1)
     max_iou: float = setting(0.5, "Largest IoU with a RoI that is already kept.", low=0, high=1)
     max_rois: int = setting(100, "Most RoIs an image.", low=1)
@@ -127,21 +139,33 @@ class Mining:
     """Neighbours and RoI pairs."""
 
     image_feature: str = setting(
-        "projector", "Vector that images are compared by: projector (published) or backbone.", choices=("projector", "backbone")
+        "projector",
+        "Vector that images are compared by: projector (published) or backbone.",
+        choices=("projector", "backbone"),
     )
     shards: int = setting(2, "Index shards, one actor each.", low=1)
     k_max: int = setting(20, "Neighbours an image that are searched and stored.", low=1)
-    ratio_max: float = setting(0.2, "Share of an image's RoIs up to which pairs a neighbour are stored.", low=0, high=100)
+    ratio_max: float = setting(
+        0.2, "Share of an image's RoIs up to which pairs a neighbour are stored.", low=0, high=100
+    )
     k: int = setting(10, "Neighbours an image that training draws from; at most k_max.", low=1)
-    pair_ratio: float = setting(0.1, "Pairs a neighbour, as a share of the image's RoIs; at most ratio_max.", low=0, high=100)
+    pair_ratio: float = setting(
+        0.1, "Pairs a neighbour, as a share of the image's RoIs; at most ratio_max.", low=0, high=100
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Frozen-feature evaluation on the labels, where there are any."""
 
-    split: str = setting("validation", "What is scored: a validation fold of the training split, or the test split.", choices=("validation", "test"))
-    validation_fraction: float = setting(0.3, "Share of the training split held out as the validation fold.", low=0.05, high=0.9)
+    split: str = setting(
+        "validation",
+        "What is scored: a validation fold of the training split, or the test split.",
+        choices=("validation", "test"),
+    )
+    validation_fraction: float = setting(
+        0.3, "Share of the training split held out as the validation fold.", low=0.05, high=0.9
+    )
     min_positives: int = setting(5, "Classes with fewer positives among the scored images are left out.", low=1)
     max_images: int = setting(20_000, "Images scored and fitted on at most, drawn by the seed.", low=10)
     knn_k: int = setting(20, "Neighbours of the multi-label k-NN.", low=1)
@@ -161,16 +185,26 @@ class Execution:
     """How the run is carried out. Nothing here changes results."""
 
     store: str = setting("orl-store", "Folder that holds every artifact.", semantic=False)
-    ray_address: str = setting("", "Ray cluster to use; empty: RAY_ADDRESS, else a private one on this machine.", semantic=False)
+    ray_address: str = setting(
+        "", "Ray cluster to use; empty: RAY_ADDRESS, else a private one on this machine.", semantic=False
+    )
     cpus: int = setting(0, "CPUs of the private Ray; 0 takes all of the machine.", semantic=False, low=0)
-    data_workers: int = setting(0, "Ray Data workers a stage; 0 takes one a CPU (or GPU, for embeddings).", semantic=False, low=0)
+    data_workers: int = setting(
+        0, "Ray Data workers a stage; 0 takes one a CPU (or GPU, for embeddings).", semantic=False, low=0
+    )
     train_workers: int = setting(1, "Ray Train workers; several share the global batch.", semantic=False, low=1)
     train_cpus: int = setting(0, "CPUs a training worker; 0 shares all of them out.", semantic=False, low=0)
     use_gpu: bool = setting(False, "Train and embed on GPUs, one a worker.", semantic=False)
     max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
-    checkpoint_seconds: float = setting(30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0)
-    max_bad_fraction: float = setting(0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1)
-    lease_seconds: float = setting(30.0, "Silence after which another host's lease counts as dead, seconds.", semantic=False, low=1)
+    checkpoint_seconds: float = setting(
+        30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0
+    )
+    max_bad_fraction: float = setting(
+        0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1
+    )
+    lease_seconds: float = setting(
+        30.0, "Silence after which another host's lease counts as dead, seconds.", semantic=False, low=1
+    )
 
 
 @dataclass(frozen=True, slots=True)

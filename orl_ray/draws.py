@@ -1,8 +1,9 @@
 """Keyed random draws: the same key gives the same numbers on any worker, in any order, after any restart.
 
-A draw is a pure function of (stream, id, counter). The stream folds a seed and names (stage, epoch, role, view, operation) into 64 bits;
-ids are usually image ids, so that one call draws for a whole batch. The mixer is SplitMix64's finaliser (Steele, Lea & Flood, "Fast
-splittable pseudorandom number generators", OOPSLA 2014), applied once for the id and once for the counter.
+A draw is a pure function of (stream, id, counter). The stream folds a seed and names (stage, epoch, role, view,
+operation) into 64 bits; ids are usually image ids, so that one call draws for a whole batch. The mixer is
+SplitMix64's finaliser (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), applied
+once for the id and once for the counter.
 """
 
 import hashlib
@@ -63,8 +64,8 @@ def integers(key: int, ids: NDArray[np.int64], limits: NDArray[np.int64] | int) 
 def permute(key: int, positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Map positions through a keyed permutation of range(size), in memory bounded by ``positions``.
 
-    A Feistel network permutes the next power of four; values that fall outside are walked on until they come back (Black & Rogaway,
-    "Ciphers with arbitrary finite domains", 2002).
+    A Feistel network permutes the next power of four; values that fall outside are walked on until they come back
+    (Black & Rogaway, "Ciphers with arbitrary finite domains", 2002).
 
     Args:
         key: a stream's key.

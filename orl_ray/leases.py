@@ -1,0 +1,157 @@
+"""One living writer for each training output: leases with fencing tokens.
+
+A lease is a folder of numbered claims. Claim n is made by creating file n exclusively, so exactly one of several
+contenders gets it; the highest claim holds the lease, and its number is the fencing token. A holder renews its claim
+until it releases it. A claim is dead when it was released, when its process on this host is gone, or when another
+host has not renewed it for longer than its own promise. Taking over means claiming n + 1; a slow writer of claim n
+sees the higher number and stops before it writes.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from orl_ray.storage import Store, write_atomically
+
+
+class LeaseHeldError(RuntimeError):
+    """Another living driver is writing the same output."""
+
+
+class LeaseLostError(RuntimeError):
+    """Another driver took the lease over; this one must not write any more."""
+
+
+class Lease:
+    """Hold the right to write one output; a context manager.
+
+    Args:
+        store: the store.
+        output: what is written, for example ``image_level/<key>``.
+        promise: seconds without a renewal after which other hosts may take the lease for dead.
+        run_id: who holds it, for messages.
+
+    Raises:
+        LeaseHeldError: on entry, when a living holder exists.
+    """
+
+    def __init__(self, store: Store, output: str, *, promise: float, run_id: str) -> None:
+        self.folder = lease_folder(store, output)
+        self.output = output
+        self.promise = promise
+        self.run_id = run_id
+        self.fence = 0
+        self._stop = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            current = latest_fence(self.folder)
+            if current:
+                self._refuse_if_alive(current)
+            try:
+                self._claim(current + 1)
+            except FileExistsError:
+                continue  # another contender was faster: look at its claim
+            self.fence = current + 1
+            break
+        self._renewer = threading.Thread(target=self._renew, name=f"lease {self.output}", daemon=True)
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._renewer is not None:
+            self._renewer.join()
+        if latest_fence(self.folder) == self.fence:
+            self._write_claim(released=True)
+
+    def _claim(self, fence: int) -> None:
+        # The claim must be complete the moment it exists: written aside, then linked, which fails if the name is taken.
+        aside = self.folder / f".{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
+        write_atomically(aside, self._claim_bytes(released=False))
+        try:
+            os.link(aside, self.folder / f"{fence:08d}.json")
+        finally:
+            aside.unlink()
+
+    def _write_claim(self, *, released: bool) -> None:
+        write_atomically(self.folder / f"{self.fence:08d}.json", self._claim_bytes(released=released))
+
+    def _claim_bytes(self, *, released: bool) -> bytes:
+        claim = {
+            "host": socket.gethostname(),
+            "processes": _process_namespace(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "promise": self.promise,
+            "released": released,
+            "renewed": time.time(),
+            "run_id": self.run_id,
+        }
+        return json.dumps(claim).encode()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self.promise / 4):
+            with contextlib.suppress(OSError):  # a passing storage error; the promise covers several renewals
+                if latest_fence(self.folder) != self.fence:
+                    return
+                self._write_claim(released=False)
+
+    def _refuse_if_alive(self, fence: int) -> None:
+        path = self.folder / f"{fence:08d}.json"
+        claim = json.loads(path.read_bytes())
+        if not is_alive(claim):
+            return
+        raise LeaseHeldError(
+            f"{self.output} is being written by run {claim['run_id']} (process {claim['pid']} on {claim['host']}). "
+            "Wait for it, or stop it and start this run again; a dead holder is taken over by itself."
+        )
+
+
+def lease_folder(store: Store, output: str) -> Path:
+    """Return the folder of an output's claims."""
+    return store.root / "leases" / output
+
+
+def latest_fence(folder: Path) -> int:
+    """Return the number of the highest claim, 0 where there is none."""
+    return max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=0)
+
+
+def check_fence(store: Store, output: str, fence: int) -> None:
+    """Raise :class:`LeaseLostError` unless ``fence`` still is the highest claim on ``output``."""
+    highest = latest_fence(lease_folder(store, output))
+    if highest != fence:
+        raise LeaseLostError(f"{output}: lease {fence} was taken over by lease {highest}; nothing more is written")
+
+
+def _process_namespace() -> str:
+    # Containers may share a host name; a process id only means something inside its own namespace.
+    link = Path("/proc/self/ns/pid")
+    return str(link.readlink()) if link.is_symlink() else ""
+
+
+def is_alive(claim: dict[str, Any]) -> bool:
+    """Tell whether a claim's holder still lives: by its process on this host, by its last renewal elsewhere."""
+    if claim["released"]:
+        return False
+    if claim["host"] == socket.gethostname() and claim["processes"] == _process_namespace():
+        try:
+            process = psutil.Process(claim["pid"])
+            same = abs(process.create_time() - float(claim["process_started"])) < 1  # process ids are re-used
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+    return time.time() - float(claim["renewed"]) < float(claim["promise"])

@@ -1,0 +1,274 @@
+"""The stage contract and the plan: what each stage's parts are called, which exist, which are missing, and why.
+
+A part's key is the hash of its stage's name and version, of the stage's semantic settings that differ from their
+defaults, and of the *content* hashes of its input parts. So a part is made again exactly when something that
+determines it changed, whoever asks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from orl_ray.config import Config, flatten
+from orl_ray.settings import Value, default, known_settings
+from orl_ray.storage import PartRecord, Store, canonical_digest
+
+if TYPE_CHECKING:
+    from orl_ray.execution import StageRun
+
+Scope = Literal["part", "collection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One artifact that a stage reads.
+
+    Attributes:
+        artifact: its name, which is the name of the stage that makes it.
+        scope: ``part`` where part i of the output needs only part i of the input, ``collection`` where it needs all
+            of it.
+    """
+
+    artifact: str
+    scope: Scope = "part"
+
+
+def no_reason(_config: Config) -> str:
+    """Never skip a stage."""
+    return ""
+
+
+def no_identity(_config: Config) -> dict[str, Value]:
+    """Add nothing to a stage's key."""
+    return {}
+
+
+def all_cpus(_config: Config, total: int) -> int:
+    """Budget every CPU."""
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One box of the graph.
+
+    Attributes:
+        name: also the name of the artifact that it makes.
+        title: what it does, in a few words for people.
+        version: raised whenever the same inputs give other results, or a default changes.
+        inputs: the artifacts that it reads and that determine its result.
+        settings: semantic settings that determine its result; a section's name stands for all of the section.
+        work: makes the missing parts of a :class:`StagePlan`.
+        scope: ``part``: one output part an input part; ``collection``: one output, whose work writes the manifest.
+        after: artifacts that it needs to run, but that leave its result unchanged (the layout of an index).
+        unit: what its rows are.
+        skip: gives the reason why a config does without this stage, or "".
+        identity: gives further values of the key that are no settings (what a source is).
+        budget: CPUs that it takes, given the config and the CPUs there are.
+    """
+
+    name: str
+    title: str
+    version: int
+    inputs: tuple[Input, ...]
+    settings: tuple[str, ...]
+    work: "Callable[[StageRun], None]"
+    scope: Scope = "part"
+    after: tuple[str, ...] = ()
+    unit: str = "images"
+    skip: Callable[[Config], str] = no_reason
+    identity: Callable[[Config], dict[str, Value]] = no_identity
+    budget: Callable[[Config, int], int] = all_cpus
+
+
+class State(StrEnum):
+    """What a plan found for a stage."""
+
+    DONE = "done"
+    RUN = "run"
+    WAITS = "waits"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """One wanted part: its number, its key, and the keys of the input parts that only it reads."""
+
+    index: int
+    key: str
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What is known of a stage before it runs.
+
+    Attributes:
+        stage: the stage.
+        state: done, to run, waiting for an earlier stage, or skipped.
+        reason: why, in words.
+        key: key of the artifact as a whole, which names its manifest; "" where inputs are not known yet.
+        missing: parts to make.
+        records: parts that exist, in part order.
+        settings: settings in the key.
+        inputs: artifact -> content hash of the whole of it.
+        manifests: artifact -> key of its manifest, for every input and ``after``.
+    """
+
+    stage: Stage
+    state: State
+    reason: str
+    key: str = ""
+    missing: tuple[PartPlan, ...] = ()
+    records: tuple[PartRecord, ...] = ()
+    settings: dict[str, Value] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    manifests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the artifact's content as a whole."""
+        return collection_hash(self.records)
+
+
+def collection_hash(records: Sequence[PartRecord]) -> str:
+    """Hash the content of all parts of an artifact, in part order."""
+    return canonical_digest([[record.index, record.content_hash] for record in records])
+
+
+def semantic_settings(config: Config, names: Sequence[str]) -> dict[str, Value]:
+    """Return the semantic settings under ``names`` that differ from their defaults.
+
+    Args:
+        config: the config.
+        names: dotted names, or sections that stand for all of their settings.
+
+    Raises:
+        ValueError: a name matches no semantic setting.
+    """
+    known, values = known_settings(), flatten(config)
+    chosen: dict[str, Value] = {}
+    for name in names:
+        matches = [entry for entry in known if entry == name or entry.startswith(f"{name}.")]
+        semantic = [entry for entry in matches if known[entry].metadata["semantic"]]
+        if not semantic:
+            raise ValueError(f"{name} names no semantic setting")
+        chosen.update({entry: values[entry] for entry in semantic if values[entry] != default(known[entry])})
+    return chosen
+
+
+def plan(config: Config, stages: Sequence[Stage], store: Store) -> list[StagePlan]:
+    """Compare what a config wants with what a store holds. Reads records only; starts nothing.
+
+    Args:
+        config: the config.
+        stages: the graph, inputs before what reads them.
+        store: the store.
+
+    Returns:
+        One plan a stage, in the same order.
+    """
+    previous = (store.latest_run() or {}).get("stages", {})
+    plans: dict[str, StagePlan] = {}
+    for stage in stages:
+        plans[stage.name] = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
+    return list(plans.values())
+
+
+def next_to_run(
+    plans: Sequence[StagePlan], running: Mapping[str, int], config: Config, total_cpus: int
+) -> StagePlan | None:
+    """Choose the next stage to start: the first one to run whose CPUs are free, or the first one if nothing runs.
+
+    Args:
+        plans: the present plan.
+        running: stage name -> CPUs of the stages that run now.
+        config: the config.
+        total_cpus: CPUs there are.
+
+    Returns:
+        A plan in state ``run``, or None.
+    """
+    free = total_cpus - sum(running.values())
+    for stage_plan in plans:
+        if stage_plan.state is State.RUN and stage_plan.stage.name not in running:
+            if not running or stage_plan.stage.budget(config, total_cpus) <= free:
+                return stage_plan
+    return None
+
+
+def _plan_stage(
+    config: Config, stage: Stage, store: Store, plans: Mapping[str, StagePlan], previous: Mapping[str, Any]
+) -> StagePlan:
+    if reason := stage.skip(config):
+        return StagePlan(stage, State.SKIPPED, reason)
+    needed = [*(entry.artifact for entry in stage.inputs), *stage.after]
+    waiting = [name for name in needed if plans[name].state not in (State.DONE, State.SKIPPED)]
+    if waiting:
+        return StagePlan(stage, State.WAITS, f"needs {', '.join(waiting)}")
+    settings = semantic_settings(config, stage.settings) if stage.settings else {}
+    parts = _wanted_parts(config, stage, settings, plans)
+    key = parts[0].key if stage.scope == "collection" else canonical_digest([part.key for part in parts])
+    records = _present_records(store, stage, key, parts)
+    present = {record.key for record in records}
+    missing = () if stage.scope == "collection" and records else tuple(p for p in parts if p.key not in present)
+    inputs = {entry.artifact: plans[entry.artifact].content_hash for entry in stage.inputs}
+    return StagePlan(
+        stage=stage,
+        state=State.RUN if missing else State.DONE,
+        reason=_explain(previous, settings, inputs, len(missing), len(parts)) if missing else "up to date",
+        key=key,
+        missing=missing,
+        records=tuple(records),
+        settings=settings,
+        inputs=inputs,
+        manifests={name: plans[name].key for name in needed if plans[name].state is State.DONE},
+    )
+
+
+def _wanted_parts(
+    config: Config, stage: Stage, settings: Mapping[str, Value], plans: Mapping[str, StagePlan]
+) -> list[PartPlan]:
+    whole = {
+        entry.artifact: plans[entry.artifact].content_hash
+        for entry in stage.inputs
+        if stage.scope == "collection" or entry.scope == "collection"
+    }
+    base = {"stage": stage.name, "version": stage.version, "settings": settings, "identity": stage.identity(config)}
+    if stage.scope == "collection":
+        return [PartPlan(0, canonical_digest({**base, "inputs": whole}))]
+    sliced = [entry.artifact for entry in stage.inputs if entry.scope == "part"]
+    by_artifact = {name: {record.index: record for record in plans[name].records} for name in sliced}
+    parts = []
+    for index in sorted(by_artifact[sliced[0]]):
+        records = {name: by_artifact[name][index] for name in sliced}
+        inputs = {**whole, **{name: record.content_hash for name, record in records.items()}}
+        key = canonical_digest({**base, "part": index, "inputs": inputs})
+        parts.append(PartPlan(index, key, {name: record.key for name, record in records.items()}))
+    return parts
+
+
+def _present_records(store: Store, stage: Stage, key: str, parts: Sequence[PartPlan]) -> list[PartRecord]:
+    records = store.manifest(stage.name, key)
+    if records is None and stage.scope == "part":
+        found = store.records(stage.name, [part.key for part in parts])
+        records = [found[part.key] for part in parts if part.key in found]
+    return records or []
+
+
+def _explain(
+    previous: Mapping[str, Any], settings: Mapping[str, Value], inputs: Mapping[str, str], missing: int, parts: int
+) -> str:
+    share = f"{missing} of {parts} parts to make" if parts > 1 else "to make"
+    if not previous.get("key"):
+        return f"{share}: not made before"
+    known = known_settings()
+    before = previous["settings"]
+    changes = [
+        f"{name} {before.get(name, default(known[name]))} -> {settings.get(name, default(known[name]))}"
+        for name in sorted({*before, *settings})
+        if name in known and before.get(name) != settings.get(name)
+    ]
+    changes += [f"{name} changed" for name in inputs if previous["inputs"].get(name) != inputs[name]]
+    return f"{share}: {'; '.join(changes)}" if changes else share

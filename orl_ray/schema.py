@@ -1,0 +1,106 @@
+"""The Arrow schema of every artifact that is a table, with units and shapes.
+
+Boxes are ``x, y, width, height`` in pixels of the upright image, origin at the top left. Similarities are cosines.
+Vectors have unit length. Rows carry ``image_id``, never positions, and every table is sorted by it.
+"""
+
+import pyarrow as pa
+
+# Written into a store at its creation; a store of another version is refused.
+STORE_VERSION = 1
+
+_BOX = pa.list_(pa.int32(), 4)
+
+LISTING = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False, metadata={"meaning": "relative to the source's folder, with /"}),
+    ]
+)
+
+SCENES = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False, metadata={"unit": "pixels, upright"}),
+        pa.field("height", pa.int32(), nullable=False, metadata={"unit": "pixels, upright"}),
+        pa.field("content_hash", pa.string(), nullable=False, metadata={"meaning": "of the file's bytes"}),
+        pa.field("part", pa.int32(), nullable=False),
+    ]
+)
+
+PROPOSALS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("boxes", pa.list_(_BOX), nullable=False, metadata={"order": "seeded rank"}),
+        pa.field("levels", pa.list_(pa.int16()), metadata={"meaning": "null where the source of boxes has none"}),
+    ]
+)
+
+ROIS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("boxes", pa.list_(_BOX), nullable=False, metadata={"order": "as the filter kept them, at least one"}),
+        pa.field("proposal_index", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+SHARDS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+    ]
+)
+
+NEIGHBORS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field(
+            "neighbor_ids", pa.list_(pa.int64()), nullable=False, metadata={"order": "falling similarity, then id"}
+        ),
+        pa.field("similarities", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+
+CORRESPONDENCES = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("neighbor_id", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False, metadata={"meaning": "0 for the nearest image"}),
+        pa.field(
+            "rois", pa.int32(), nullable=False, metadata={"meaning": "RoIs of the image, the base of pair ratios"}
+        ),
+        pa.field("query_boxes", pa.list_(_BOX), nullable=False, metadata={"order": "falling similarity"}),
+        pa.field("neighbor_boxes", pa.list_(_BOX), nullable=False),
+        pa.field("similarities", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def image_embeddings(width: int) -> pa.Schema:
+    """Return the schema of image vectors: ``image_id`` and a unit float16 vector of ``width`` numbers."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("vector", pa.list_(pa.float16(), width), nullable=False),
+        ]
+    )
+
+
+def roi_embeddings(width: int) -> pa.Schema:
+    """Return the schema of RoI vectors: one row a RoI, the rows of an image together and in the order of its RoIs."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("box", _BOX, nullable=False),
+            pa.field("vector", pa.list_(pa.float16(), width), nullable=False),
+        ]
+    )

@@ -1,0 +1,246 @@
+"""From a preset, a YAML file and ``key=value`` overrides to a checked :class:`~orl_ray.config.Config`.
+
+Every mistake is found in one pass and reported together, each unknown name with the nearest valid one. Nothing here
+imports Ray or torch.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orl_ray.config import PRESETS, Config
+
+Value = bool | int | float | str
+
+# Fewer images a batch norm batch than this make its statistics, and with them BYOL, break down.
+MINIMUM_NORM_BATCH = 8
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line a mistake, in ``mistakes``."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        heading = f"{count} mistake{'s' if count != 1 else ''} in the configuration:"
+        super().__init__("\n".join([heading, *(f"  {line}" for line in self.mistakes)]))
+
+
+def known_settings() -> dict[str, Field[Any]]:
+    """Return every setting's dataclass field by its dotted name, in declaration order."""
+    names: dict[str, Field[Any]] = {}
+    for entry in fields(Config):
+        section: Any = entry.default_factory
+        if isinstance(section, type):
+            names.update({f"{entry.name}.{inner.name}": inner for inner in fields(section)})
+        else:
+            names[entry.name] = entry
+    return names
+
+
+def default(entry: Field[Any]) -> Value:
+    """Return a setting's default, as its own type: 800 epochs of a fractional setting are 800.0."""
+    value: Any = entry.default
+    typed: Value = float(value) if entry.type is float else value
+    return typed
+
+
+def load(preset: str = "coco", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Build a config: defaults, then a preset, then a YAML file, then ``key=value`` overrides; later ones win.
+
+    Args:
+        preset: a name in :data:`orl_ray.config.PRESETS`. A file may name its own with the key ``preset``.
+        file: a YAML file, of nested sections or dotted names.
+        overrides: strings such as ``"mining.k=5"``.
+
+    Returns:
+        The checked config.
+
+    Raises:
+        ConfigError: with every mistake that was found.
+    """
+    mistakes: list[str] = []
+    from_file = _read_file(file, mistakes) if file else {}
+    from_overrides = _read_overrides(overrides, mistakes)
+    preset = str(from_file.pop("preset", preset))
+    preset = str(from_overrides.pop("preset", preset))
+    if preset not in PRESETS:
+        mistakes.append(f"preset: unknown preset {preset!r}{_nearest(preset, PRESETS)}")
+    raw: dict[str, object] = {**PRESETS.get(preset, {}), **from_file, **from_overrides}
+    values = _check_values(raw, mistakes)
+    mistakes.extend(_check_together(values))
+    if mistakes:
+        raise ConfigError(mistakes)
+    return build(values)
+
+
+def build(values: Mapping[str, Value]) -> Config:
+    """Build a config from ``{"section.name": value}``; what is not named keeps its default. Checks nothing."""
+    sections: dict[str, dict[str, Value]] = {}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
+        section, dot, inner = name.partition(".")
+        if dot:
+            sections.setdefault(section, {})[inner] = value
+        else:
+            top[section] = value
+    for entry in fields(Config):
+        if entry.default_factory is not MISSING:
+            top[entry.name] = entry.default_factory(**sections.get(entry.name, {}))
+    return Config(**top)
+
+
+def _read_file(file: str | Path, mistakes: list[str]) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mistakes.append(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}")
+        return {}
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        mistakes.append(f"{file}: must hold sections and settings, holds a {type(content).__name__}")
+        return {}
+    flat: dict[str, object] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": inner_value for inner, inner_value in value.items()})
+        else:
+            flat[str(name)] = value
+    return flat
+
+
+def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            mistakes.append(f"{override}: an override is written name=value")
+            continue
+        try:
+            values[name.strip()] = yaml.safe_load(text) if text.strip() else ""
+        except yaml.YAMLError:
+            values[name.strip()] = text
+    return values
+
+
+def _check_values(raw: Mapping[str, object], mistakes: list[str]) -> dict[str, Value]:
+    known = known_settings()
+    values: dict[str, Value] = {name: default(entry) for name, entry in known.items()}
+    for name, value in raw.items():
+        if name not in known:
+            mistakes.append(f"{name}: unknown setting{_nearest(name, known)}")
+            continue
+        try:
+            values[name] = _check_value(value, known[name])
+        except ValueError as error:
+            mistakes.append(f"{name}: {error}")
+    return values
+
+
+def _check_value(value: object, entry: Field[Any]) -> Value:
+    checked = _convert(value, type(default(entry)))
+    choices, low, high = (entry.metadata[bound] for bound in ("choices", "low", "high"))
+    if choices and checked not in choices:
+        raise ValueError(f"{checked!r} is not one of {', '.join(choices)}{_nearest(str(checked), choices)}")
+    if low is not None and float(checked) < low:
+        raise ValueError(f"{checked} is below the least allowed value, {low:g}")
+    if high is not None and float(checked) > high:
+        raise ValueError(f"{checked} is above the greatest allowed value, {high:g}")
+    return checked
+
+
+def _convert(value: object, wanted: type) -> Value:
+    problem = ValueError(f"{value!r} is not {_TYPE_WORDS[wanted]}")
+    if wanted is bool or isinstance(value, bool):
+        if wanted is bool and isinstance(value, bool):
+            return value
+        raise problem
+    if wanted is str and isinstance(value, str | int | float):
+        return str(value)
+    if wanted is int and isinstance(value, int):
+        return value
+    if wanted is float and isinstance(value, int | float | str):
+        try:
+            number = float(value)  # YAML reads 1e-4 as a string
+        except ValueError:
+            raise problem from None
+        if math.isfinite(number):
+            return number
+    raise problem
+
+
+_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _nearest(name: str, valid: Mapping[str, object] | Sequence[str]) -> str:
+    names = list(valid)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not matches:  # the right name in a wrong section, or none
+        last = name.rpartition(".")[2]
+        matches = [candidate for candidate in names if candidate.rpartition(".")[2] == last][:1]
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _check_together(values: Mapping[str, Value]) -> list[str]:
+    def number(name: str) -> float:
+        return float(values[name])
+
+    mistakes = []
+    if number("mining.k") > number("mining.k_max"):
+        mistakes.append(f"mining.k: {values['mining.k']} is above mining.k_max, {values['mining.k_max']}")
+    if number("mining.pair_ratio") > number("mining.ratio_max"):
+        ratio, limit = values["mining.pair_ratio"], values["mining.ratio_max"]
+        mistakes.append(f"mining.pair_ratio: {ratio} is above mining.ratio_max, {limit}")
+    if number("embeddings.image_crop") > number("embeddings.image_resize"):
+        crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
+        mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
+    for stage in ("image_level", "object_level"):
+        mistakes.extend(_check_training(stage, number))
+    if (
+        number("object_level.global_weight") + number("object_level.intra_weight") + number("object_level.inter_weight")
+        <= 0
+    ):
+        mistakes.append("object_level.global_weight: all three loss weights are 0, nothing would be learned")
+    return [*mistakes, *_check_source(values)]
+
+
+def _check_training(stage: str, number: Any) -> list[str]:
+    batch, workers = int(number(f"{stage}.batch_size")), int(number("execution.train_workers"))
+    mistakes = []
+    if batch < MINIMUM_NORM_BATCH:
+        mistakes.append(f"{stage}.batch_size: {batch} is too small for batch norm, take {MINIMUM_NORM_BATCH} or more")
+    if batch % workers:
+        mistakes.append(f"{stage}.batch_size: {batch} cannot be shared equally by {workers} training workers")
+    if number(f"{stage}.warmup_epochs") > number(f"{stage}.epochs"):
+        mistakes.append(f"{stage}.warmup_epochs: the warm-up is longer than {stage}.epochs")
+    return mistakes
+
+
+def _check_source(values: Mapping[str, Value]) -> list[str]:
+    kind, images = values["source.kind"], str(values["source.images"])
+    mistakes = []
+    if "://" in str(values["execution.store"]):
+        mistakes.append("execution.store: only local folders are supported so far")
+    if kind == "generated":
+        return mistakes
+    if not images:
+        mistakes.append(f"source.images: name the folder with the images (source.kind is {kind})")
+    elif not Path(images).is_dir():
+        mistakes.append(f"source.images: {images} is not a folder")
+    for name in ("source.annotations", "source.splits"):
+        path = str(values[name])
+        if path and not Path(path).is_file():
+            mistakes.append(f"{name}: {path} is not a file")
+    if kind == "coco" and not values["source.annotations"]:
+        mistakes.append("source.annotations: name the COCO JSON that lists the images (source.kind is coco)")
+    if kind == "folder" and values["source.annotations"]:
+        mistakes.append("source.annotations: a plain folder has none; set source.kind to coco")
+    if values["evaluation.split"] == "test" and not values["source.splits"]:
+        mistakes.append("evaluation.split: test needs source.splits, which says what the test split is")
+    return mistakes

@@ -1,0 +1,281 @@
+"""The store: one folder that holds every artifact, its records, manifests, run records and quarantine.
+
+A part is a folder ``<artifact>/<key>/`` of files plus the record ``<artifact>/<key>.json``, which is written last:
+what has no record does not exist, so nothing half-written is ever read. A manifest
+``<artifact>/manifests/<key>.json`` lists the records of a whole artifact. Nothing is pickled: tables are Parquet or
+Arrow IPC, weights are safetensors, the rest is JSON.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from orl_ray import schema
+
+TABLE = "part.parquet"
+
+
+class StoreError(RuntimeError):
+    """A store cannot be used as it is: another version, a missing part, content that does not match its hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """What is known of one written part.
+
+    Attributes:
+        artifact: name of the artifact.
+        key: hash of everything that determines the part.
+        index: part number.
+        rows: rows (images, pairs, steps) in it.
+        files: file name -> {"hash", "bytes"}.
+        content_hash: hash over the files' names and hashes; what keys downstream build on.
+        quarantined: images that were left out, with a reason in the quarantine.
+        seconds: time spent making it.
+        environment: versions and device that made it; for people, never part of a key.
+        facts: small results that people or later stages read without opening the files.
+    """
+
+    artifact: str
+    key: str
+    index: int
+    rows: int
+    files: dict[str, dict[str, Any]]
+    content_hash: str
+    quarantined: int = 0
+    seconds: float = 0.0
+    environment: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+
+def digest(data: bytes | memoryview) -> str:
+    """Hash bytes to 32 hexadecimal digits (BLAKE2b, 128 bit)."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def canonical_digest(value: object) -> str:
+    """Hash a JSON-able value by its canonical JSON: sorted names, no spaces, no NaN."""
+    return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all: a temporary neighbour, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parquet_bytes(table: pa.Table) -> memoryview:
+    """Serialise a table so that equal content gives equal bytes: one chunk, pinned codec, version and row groups."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd", version="2.6", row_group_size=4096)
+    return memoryview(sink.getvalue())
+
+
+def ipc_bytes(table: pa.Table) -> memoryview:
+    """Serialise a table as one uncompressed Arrow IPC batch, so that vectors can be memory-mapped."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return memoryview(sink.getvalue())
+
+
+def vector_array(vectors: NDArray[np.float16]) -> pa.FixedSizeListArray:
+    """Wrap (n, D) float16 vectors as an Arrow column without copying."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float16())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def vectors_of(table: pa.Table) -> NDArray[np.float16]:
+    """Read the ``vector`` column of a table as (n, D) float16."""
+    column = table["vector"].combine_chunks()
+    width = column.type.list_size
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float16).reshape(-1, width)
+
+
+class Store:
+    """A store in a local folder. Cheap to build, safe to send to workers, holds no open files.
+
+    Args:
+        root: the folder; made on the first write.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def prepare(self) -> None:
+        """Create the store, or check that an existing one has our version.
+
+        Raises:
+            StoreError: the folder holds a store of another version, or something else.
+        """
+        marker = self.root / "orl_store.json"
+        if marker.is_file():
+            version = json.loads(marker.read_bytes()).get("version")
+            if version != schema.STORE_VERSION:
+                raise StoreError(
+                    f"{self.root} is a store of version {version}; this orl_ray reads version {schema.STORE_VERSION}"
+                )
+            return
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
+        self.write_json(marker, {"version": schema.STORE_VERSION})
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Write JSON for people and machines, atomically."""
+        write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+
+    def read_json(self, path: Path) -> Any | None:
+        """Read JSON, or None where there is no such file."""
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def part_folder(self, artifact: str, key: str) -> Path:
+        """Return the folder of a part's files."""
+        return self.root / artifact / key
+
+    def write_part(
+        self,
+        artifact: str,
+        key: str,
+        index: int,
+        files: Mapping[str, bytes | memoryview],
+        *,
+        rows: int,
+        quarantine: Sequence[tuple[int, str, str]] = (),
+        seconds: float = 0.0,
+        environment: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> PartRecord:
+        """Write a part's files, then its quarantine, then its record. Writing the same part twice is harmless.
+
+        Args:
+            artifact: name of the artifact.
+            key: the part's key.
+            index: the part's number.
+            files: file name -> bytes.
+            rows: rows in the part.
+            quarantine: (image id, path, reason) of each image left out.
+            seconds: time spent making the part.
+            environment: versions and device, for people.
+            facts: small results to keep in the record.
+
+        Returns:
+            The record.
+        """
+        entries: dict[str, dict[str, Any]] = {}
+        for name, data in files.items():
+            write_atomically(self.part_folder(artifact, key) / name, data)
+            entries[name] = {"hash": digest(data), "bytes": len(data)}
+        if quarantine:
+            columns = list(zip(*sorted(quarantine), strict=True))
+            table = pa.table([pa.array(column) for column in columns], schema=schema.QUARANTINE)
+            write_atomically(self._quarantine_path(artifact, key), parquet_bytes(table))
+        record = PartRecord(
+            artifact=artifact,
+            key=key,
+            index=index,
+            rows=rows,
+            files=entries,
+            content_hash=canonical_digest({name: entry["hash"] for name, entry in entries.items()}),
+            quarantined=len(quarantine),
+            seconds=round(seconds, 3),
+            environment=dict(environment or {}),
+            facts=dict(facts or {}),
+        )
+        self.write_json(self._record_path(artifact, key), asdict(record))
+        return record
+
+    def record(self, artifact: str, key: str) -> PartRecord | None:
+        """Return a part's record, or None where the part was not written."""
+        value = self.read_json(self._record_path(artifact, key))
+        return None if value is None else PartRecord(**value)
+
+    def records(self, artifact: str, keys: Iterable[str]) -> dict[str, PartRecord]:
+        """Return the records of those of ``keys`` that were written, after one listing of the artifact's folder."""
+        folder = self.root / artifact
+        present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        found = {key: self.record(artifact, key) for key in keys if f"{key}.json" in present}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def read_file(self, artifact: str, key: str, name: str) -> bytes:
+        """Read one file of a part and check it against its record.
+
+        Raises:
+            StoreError: no such part or file, or its bytes changed since they were written.
+        """
+        record = self.record(artifact, key)
+        if record is None or name not in record.files:
+            raise StoreError(f"{artifact} {key}: no file {name}; run the pipeline again to make it")
+        data = (self.part_folder(artifact, key) / name).read_bytes()
+        if digest(data) != record.files[name]["hash"]:
+            raise StoreError(f"{artifact} {key}: {name} changed since it was written; delete the part and run again")
+        return data
+
+    def read_table(self, artifact: str, key: str, name: str = TABLE) -> pa.Table:
+        """Read one table (Parquet, or Arrow IPC by the suffix ``.arrow``) of a part."""
+        data = pa.py_buffer(self.read_file(artifact, key, name))
+        if name.endswith(".arrow"):
+            return pa.ipc.open_file(data).read_all()
+        return pq.read_table(pa.BufferReader(data))
+
+    def write_manifest(self, artifact: str, key: str, records: Sequence[PartRecord]) -> None:
+        """Write a manifest; records go in part order."""
+        rows = [asdict(record) for record in sorted(records, key=lambda record: record.index)]
+        self.write_json(self.root / artifact / "manifests" / f"{key}.json", rows)
+
+    def manifest(self, artifact: str, key: str) -> list[PartRecord] | None:
+        """Read a manifest, in part order, or None where there is none."""
+        rows = self.read_json(self.root / artifact / "manifests" / f"{key}.json")
+        return None if rows is None else [PartRecord(**row) for row in rows]
+
+    def quarantine(self, artifact: str, key: str) -> pa.Table:
+        """Return the images that a part left out, empty where there are none."""
+        path = self._quarantine_path(artifact, key)
+        return pq.read_table(path) if path.is_file() else schema.QUARANTINE.empty_table()
+
+    def write_run(self, run_id: str, value: Mapping[str, Any]) -> None:
+        """Write a run record: what the run used, made and re-used."""
+        self.write_json(self.root / "runs" / f"{run_id}.json", dict(value))
+
+    def latest_run(self) -> dict[str, Any] | None:
+        """Return the newest run record, or None."""
+        folder = self.root / "runs"
+        names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
+        return self.read_json(folder / names[-1]) if names else None
+
+    def _record_path(self, artifact: str, key: str) -> Path:
+        return self.root / artifact / f"{key}.json"
+
+    def _quarantine_path(self, artifact: str, key: str) -> Path:
+        return self.root / "quarantine" / artifact / f"{key}.parquet"
+
+
+def new_run_id() -> str:
+    """Return an id for a run that sorts by time: UTC seconds and a random tail."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
