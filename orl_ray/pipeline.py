@@ -169,7 +169,7 @@ def plan(config: Config, stages: Sequence[Stage], store: Store) -> list[StagePla
     Returns:
         One plan a stage, in the same order.
     """
-    previous = (store.latest_run() or {}).get("stages", {})
+    previous = _last_known(store)
     plans: dict[str, StagePlan] = {}
     for stage in stages:
         plans[stage.name] = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
@@ -192,10 +192,21 @@ def next_to_run(
     """
     free = total_cpus - sum(running.values())
     for stage_plan in plans:
-        if stage_plan.state is State.RUN and stage_plan.stage.name not in running:
-            if not running or stage_plan.stage.budget(config, total_cpus) <= free:
-                return stage_plan
+        if stage_plan.state is not State.RUN or stage_plan.stage.name in running:
+            continue
+        if not running or stage_plan.stage.budget(config, total_cpus) <= free:
+            return stage_plan
     return None
+
+
+def _last_known(store: Store) -> dict[str, Any]:
+    """Return what the newest run that got as far as each stage knew of it."""
+    known: dict[str, Any] = {}
+    for run in store.runs():
+        for name, entry in run["stages"].items():
+            if entry["key"] and name not in known:
+                known[name] = entry
+    return known
 
 
 def _plan_stage(
@@ -243,8 +254,8 @@ def _wanted_parts(
     parts = []
     for index in sorted(by_artifact[sliced[0]]):
         records = {name: by_artifact[name][index] for name in sliced}
-        inputs = {**whole, **{name: record.content_hash for name, record in records.items()}}
-        key = canonical_digest({**base, "part": index, "inputs": inputs})
+        own = {name: record.content_hash for name, record in records.items()}
+        key = canonical_digest({**base, "part": index, "part_inputs": own, "inputs": whole})
         parts.append(PartPlan(index, key, {name: record.key for name, record in records.items()}))
     return parts
 
@@ -261,7 +272,7 @@ def _explain(
     previous: Mapping[str, Any], settings: Mapping[str, Value], inputs: Mapping[str, str], missing: int, parts: int
 ) -> str:
     share = f"{missing} of {parts} parts to make" if parts > 1 else "to make"
-    if not previous.get("key"):
+    if not previous:
         return f"{share}: not made before"
     known = known_settings()
     before = previous["settings"]

@@ -104,3 +104,8 @@ def roi_embeddings(width: int) -> pa.Schema:
             pa.field("vector", pa.list_(pa.float16(), width), nullable=False),
         ]
     )
+
+
+def shard_file(shard: int) -> str:
+    """Name the file of a part of ``roi_embeddings`` that holds one shard's vectors."""
+    return f"shard-{shard:05d}.arrow"

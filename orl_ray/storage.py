@@ -11,15 +11,13 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from orl_ray import schema
 
@@ -69,6 +67,12 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def digest_file(path: Path) -> str:
+    """Hash a file of any size, as :func:`digest` would hash its bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def canonical_digest(value: object) -> str:
     """Hash a JSON-able value by its canonical JSON: sorted names, no spaces, no NaN."""
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
@@ -101,19 +105,6 @@ def ipc_bytes(table: pa.Table) -> memoryview:
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
     return memoryview(sink.getvalue())
-
-
-def vector_array(vectors: NDArray[np.float16]) -> pa.FixedSizeListArray:
-    """Wrap (n, D) float16 vectors as an Arrow column without copying."""
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-
-
-def vectors_of(table: pa.Table) -> NDArray[np.float16]:
-    """Read the ``vector`` column of a table as (n, D) float16."""
-    column = table["vector"].combine_chunks()
-    width = column.type.list_size
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float16).reshape(-1, width)
 
 
 class Store:
@@ -263,11 +254,10 @@ class Store:
         """Write a run record: what the run used, made and re-used."""
         self.write_json(self.root / "runs" / f"{run_id}.json", dict(value))
 
-    def latest_run(self) -> dict[str, Any] | None:
-        """Return the newest run record, or None."""
-        folder = self.root / "runs"
-        names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
-        return self.read_json(folder / names[-1]) if names else None
+    def runs(self, limit: int = 20) -> Iterator[dict[str, Any]]:
+        """Yield the newest run records, newest first."""
+        for path in sorted((self.root / "runs").glob("*.json"), reverse=True)[:limit]:
+            yield json.loads(path.read_bytes())
 
     def _record_path(self, artifact: str, key: str) -> Path:
         return self.root / artifact / f"{key}.json"

@@ -1,0 +1,1 @@
+"""Images and RoIs to unit vectors, each exactly once."""

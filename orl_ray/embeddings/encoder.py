@@ -1,0 +1,89 @@
+"""A trained encoder from the store, ready to embed."""
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from orl_ray.config import Config
+from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
+from orl_ray.encoders.heads import mlp_head
+from orl_ray.encoders.weights import load_backbone
+from orl_ray.storage import Store, StoreError
+
+WEIGHTS = "model.safetensors"
+
+
+def load_weights(store: Store, artifact: str, manifest: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a finished training.
+
+    Args:
+        store: the store.
+        artifact: ``image_level`` or ``object_level``.
+        manifest: key of the artifact's manifest.
+
+    Raises:
+        StoreError: the training is not in the store.
+    """
+    records = store.manifest(artifact, manifest)
+    if not records:
+        raise StoreError(f"{artifact} {manifest}: no such training; run the pipeline again to make it")
+    return load(store.read_file(artifact, records[0].key, WEIGHTS))
+
+
+class FrozenEncoder(nn.Module):
+    """A network that embeds and no longer learns: a backbone, and a projector where there is one.
+
+    Args:
+        backbone: the backbone.
+        projector: what follows it, or None.
+        device: where to put both.
+
+    Attributes:
+        features: width of the vectors.
+        device: where the network lies.
+    """
+
+    def __init__(self, backbone: Backbone, projector: nn.Sequential | None, device: torch.device) -> None:
+        super().__init__()
+        torch.set_num_threads(1)  # more threads would change bits with the machine; workers are the unit of parallelism
+        self.layers = nn.Sequential(backbone) if projector is None else nn.Sequential(backbone, projector)
+        self.features = backbone.features if projector is None else projector[-1].weight.shape[0]
+        self.device = device
+        self.to(device).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map (n, 3, H, W) normalised images to (n, features)."""
+        vectors: torch.Tensor = self.layers(images)
+        return vectors
+
+
+def frozen_backbone(config: Config, weights: dict[str, torch.Tensor] | None) -> FrozenEncoder:
+    """Build the online backbone for embedding.
+
+    Args:
+        config: names the backbone and the device.
+        weights: a finished training's tensors; None gives the untrained backbone that image-level training starts from.
+    """
+    backbone = build_backbone(config.encoder.backbone)
+    if weights is None:
+        initialise(backbone, config.seed, "image_level", "backbone")
+    else:
+        load_backbone(backbone, weights, prefix="online.backbone.")
+    return FrozenEncoder(backbone, None, _device(config))
+
+
+def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> FrozenEncoder:
+    """Build what images are compared by: the backbone, and the projector unless ``mining.image_feature`` says not."""
+    if config.mining.image_feature == "backbone":
+        return frozen_backbone(config, weights)
+    backbone = build_backbone(config.encoder.backbone)
+    load_backbone(backbone, weights, prefix="online.backbone.")
+    projector = mlp_head(backbone.features, config.encoder.hidden, config.encoder.output)
+    prefix = "online.projector."
+    projector.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    return FrozenEncoder(backbone, projector, _device(config))
+
+
+def _device(config: Config) -> torch.device:
+    return torch.device("cuda" if config.execution.use_gpu else "cpu")

@@ -1,0 +1,192 @@
+"""Carry a plan out.
+
+Ray starts only if something is missing; stages run as soon as their inputs are there and their CPUs are free; the run
+record says what was used and made.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from orl_ray.config import Config, flatten
+from orl_ray.pipeline import Stage, StagePlan, State, next_to_run, plan
+from orl_ray.progress import Console, StageProgress, duration
+from orl_ray.ray_session import ray_session
+from orl_ray.settings import Value
+from orl_ray.storage import Store, new_run_id
+
+
+class TooManyBadImagesError(RuntimeError):
+    """More images went to quarantine than ``execution.max_bad_fraction`` allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """What a stage's work gets: its plan, where to read and write, and how to report.
+
+    Attributes:
+        config: the config.
+        store: the store.
+        plan: the stage's plan; ``plan.missing`` is what to make.
+        run_id: this run.
+        cpus: CPUs that the stage may use.
+        progress: where to report rows as they are done.
+    """
+
+    config: Config
+    store: Store
+    plan: StagePlan
+    run_id: str
+    cpus: int
+    progress: StageProgress
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        run_id: the run.
+        plans: the final plan of each stage.
+        made: stage name -> (parts made, seconds) in this run.
+        seconds: wall time.
+        used_ray: whether anything had to be run.
+    """
+
+    run_id: str
+    plans: list[StagePlan] = field(default_factory=list)
+    made: dict[str, tuple[int, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    used_ray: bool = False
+
+
+def execute(config: Config, stages: Sequence[Stage], store: Store, console: Console) -> RunSummary:
+    """Make everything that a config wants and the store lacks.
+
+    Args:
+        config: the config.
+        stages: the graph, inputs before what reads them.
+        store: a prepared store.
+        console: where progress goes.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TooManyBadImagesError: too many images are in quarantine.
+        Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
+    """
+    started, summary = time.monotonic(), RunSummary(new_run_id())
+    status = "failed"
+    try:
+        summary.plans = plan(config, stages, store)
+        _check_quarantine(config, summary.plans, store)
+        if any(stage_plan.state is State.RUN for stage_plan in summary.plans):
+            summary.used_ray = True
+            with ray_session(config) as cpus:
+                _run_stages(config, stages, store, console, summary, cpus)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        summary.seconds = time.monotonic() - started
+        store.write_run(summary.run_id, _run_record(config, summary, status))
+    return summary
+
+
+def _run_stages(
+    config: Config, stages: Sequence[Stage], store: Store, console: Console, summary: RunSummary, cpus: int
+) -> None:
+    running: dict[Future[float], StagePlan] = {}
+    with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as pool:
+        while True:
+            summary.plans = plan(config, stages, store)
+            _check_quarantine(config, summary.plans, store)
+            budgets = {p.stage.name: p.stage.budget(config, cpus) for p in running.values()}
+            while chosen := next_to_run(summary.plans, budgets, config, cpus):
+                budgets[chosen.stage.name] = chosen.stage.budget(config, cpus)
+                total = _rows_expected(chosen, summary.plans)
+                progress = StageProgress(console, chosen.stage.title, total, chosen.stage.unit)
+                stage_run = StageRun(config, store, chosen, summary.run_id, budgets[chosen.stage.name], progress)
+                console.line(f"{chosen.stage.title}: {chosen.reason}")
+                running[pool.submit(_run_stage, stage_run)] = chosen
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done = running.pop(future)
+                seconds = future.result()
+                summary.made[done.stage.name] = (len(done.missing), seconds)
+                console.line(f"{done.stage.title}: done in {duration(seconds)}")
+
+
+def _run_stage(run: StageRun) -> float:
+    started = time.monotonic()
+    run.plan.stage.work(run)
+    if run.plan.stage.scope == "part":
+        keys = {**{r.key: r.index for r in run.plan.records}, **{p.key: p.index for p in run.plan.missing}}
+        records = run.store.records(run.plan.stage.name, keys)
+        lost = sorted(set(keys) - set(records))
+        if lost:
+            raise RuntimeError(f"{run.plan.stage.title}: {len(lost)} parts were not written, first {lost[0]}")
+        run.store.write_manifest(run.plan.stage.name, run.plan.key, list(records.values()))
+    elif run.store.manifest(run.plan.stage.name, run.plan.key) is None:
+        raise RuntimeError(f"{run.plan.stage.title}: ended without writing its manifest")
+    return time.monotonic() - started
+
+
+def _rows_expected(chosen: StagePlan, plans: Sequence[StagePlan]) -> int:
+    """Rows that the missing parts will bring: as many as the rows of the parts they read."""
+    if chosen.stage.scope == "collection":
+        return 0
+    source = next(entry.artifact for entry in chosen.stage.inputs if entry.scope == "part")
+    wanted = {part.index for part in chosen.missing}
+    records = next(p.records for p in plans if p.stage.name == source)
+    return sum(record.rows for record in records if record.index in wanted)
+
+
+def _check_quarantine(config: Config, plans: Sequence[StagePlan], store: Store) -> None:
+    images = max((sum(record.rows for record in p.records) for p in plans if p.stage.unit == "images"), default=0)
+    for stage_plan in plans:
+        bad = sum(record.quarantined for record in stage_plan.records)
+        if stage_plan.state is State.DONE and images and bad / images > config.execution.max_bad_fraction:
+            raise TooManyBadImagesError(
+                f"{stage_plan.stage.title}: {bad} of {images} images are in quarantine, more than "
+                f"execution.max_bad_fraction={config.execution.max_bad_fraction:g} allows. Most common reasons: "
+                f"{_common_reasons(stage_plan, store)}. Mend the images and use a new store, or raise the limit."
+            )
+
+
+def _common_reasons(stage_plan: StagePlan, store: Store) -> str:
+    reasons: Counter[str] = Counter()
+    for record in stage_plan.records:
+        if record.quarantined:
+            reasons.update(store.quarantine(record.artifact, record.key)["reason"].to_pylist())
+    return "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+
+
+def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, Any]:
+    values: dict[str, Value] = flatten(config)
+    return {
+        "run_id": summary.run_id,
+        "status": status,
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(summary.seconds, 3),
+        "config": values,
+        "stages": {
+            p.stage.name: {
+                "state": str(p.state),
+                "reason": p.reason,
+                "key": p.key,
+                "settings": p.settings,
+                "inputs": p.inputs,
+                "content_hash": p.content_hash if p.state is State.DONE else "",
+                "parts": {record.index: record.key for record in p.records},
+                "made_here": summary.made.get(p.stage.name, (0, 0.0))[0],
+            }
+            for p in summary.plans
+        },
+    }

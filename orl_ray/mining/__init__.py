@@ -1,0 +1,1 @@
+"""Shards of the index, exact neighbours of images, and the pairs of their regions."""

@@ -1,0 +1,224 @@
+"""The stages ``centroids``, ``shards``, ``neighbors`` and ``correspondences``: from vectors to RoI pairs."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from orl_ray import schema
+from orl_ray.columns import box_list_column, boxes_of, list_column, vectors_of
+from orl_ray.config import Config
+from orl_ray.environment import numeric_environment
+from orl_ray.execution import StageRun
+from orl_ray.mining.balanced_kmeans import Centroids, assign, fit_centroids, in_sample
+from orl_ray.mining.exact_search import merge_neighbors
+from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor, roi_rows, shard_actors
+from orl_ray.mining.matching import pair_count
+from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
+from orl_ray.pipeline import Input, PartPlan, Stage
+from orl_ray.storage import TABLE, Store, parquet_bytes
+
+CENTROIDS = "centroids.safetensors"
+
+
+def fit_shards(config: Config, store: Store, manifest: str, key: str) -> None:
+    """Fit the centroids on a keyed sample of the image embeddings, and write them; runs in a task."""
+    started = time.monotonic()
+    records = store.manifest("image_embeddings", manifest) or []
+    total = sum(record.rows for record in records)
+    chosen = []
+    for record in records:
+        table = store.read_table("image_embeddings", record.key)
+        chosen.append(vectors_of(table)[in_sample(table["image_id"].to_numpy(), total, config.seed)])
+    fitted = fit_centroids(np.concatenate(chosen), config.mining.shards, config.seed)
+    record = store.write_part(
+        "centroids",
+        key,
+        0,
+        {CENTROIDS: save({"centers": fitted.centers, "prices": fitted.prices})},
+        rows=config.mining.shards,
+        seconds=time.monotonic() - started,
+        environment=numeric_environment(),
+    )
+    store.write_manifest("centroids", key, [record])
+
+
+def run_centroids(run: StageRun) -> None:
+    """Fit the centroids in one task."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(fit_shards)
+    ray.get(task.remote(run.config, run.store, run.plan.manifests["image_embeddings"], run.plan.key))
+
+
+def prepare_centroids(context: WorkerContext) -> Centroids:
+    """Read the centroids."""
+    key = context.manifests["centroids"]
+    tensors = load(context.store.read_file("centroids", key, CENTROIDS))
+    return Centroids(tensors["centers"], tensors["prices"])
+
+
+def assign_part(context: WorkerContext, centroids: Centroids, part: PartPlan) -> PartOutput:
+    """Assign every image of a part to its shard."""
+    table = context.store.read_table("image_embeddings", part.inputs["image_embeddings"])
+    columns = [table["image_id"].combine_chunks(), pa.array(assign(vectors_of(table), centroids), pa.int32())]
+    files = {TABLE: parquet_bytes(pa.table(columns, schema=schema.SHARDS))}
+    return PartOutput(files, rows=len(table))
+
+
+def run_shards(run: StageRun) -> None:
+    """Assign the images of the missing parts."""
+    run_parts(run, assign_part, prepare=prepare_centroids)
+
+
+def search_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
+    """Find the neighbours of every image of a part, in all shards."""
+    import ray
+
+    table = context.store.read_table("image_embeddings", part.inputs["image_embeddings"])
+    ids, k = table["image_id"].to_numpy(), context.config.mining.k_max
+    query = ray.put(vectors_of(table))
+    found = merge_neighbors(ray.get([actor.search.remote(query, ids, k) for actor in context.shared["actors"]]), k)
+    known = found.ids >= 0  # a small collection may hold fewer than k_max others
+    columns = [
+        table["image_id"].combine_chunks(),
+        list_column([row[mask] for row, mask in zip(found.ids, known, strict=True)], pa.int64()),
+        list_column([row[mask] for row, mask in zip(found.similarities, known, strict=True)], pa.float64()),
+    ]
+    files = {TABLE: parquet_bytes(pa.table(columns, schema=schema.NEIGHBORS))}
+    return PartOutput(files, rows=len(table))
+
+
+def run_neighbors(run: StageRun) -> None:
+    """Search with one index actor a shard.
+
+    Raises:
+        ValueError: the collection is too small for ``mining.k``.
+    """
+    records = run.store.manifest("image_embeddings", run.plan.manifests["image_embeddings"]) or []
+    images = sum(record.rows for record in records)
+    if images <= run.config.mining.k:
+        raise ValueError(f"mining.k is {run.config.mining.k}, but there are only {images} images: lower it")
+    shards = run.config.mining.shards
+    size = 3 * sum(record.bytes for record in records) // shards  # float16 and faiss's float32 copy
+    with shard_actors(ImageIndexActor, run.store, run.plan.manifests, shards, run.cpus, size) as actors:
+        run_parts(run, search_part, shared={"actors": actors})
+
+
+def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
+    """Pair the RoIs of every image of a part with those of its neighbours, where the neighbours' vectors lie."""
+    table = context.store.read_table("neighbors", part.inputs["neighbors"])
+    rois = _read_rois(context, part.inputs["roi_embeddings"])
+    vectors, boxes, rows = vectors_of(rois), boxes_of(rois, "box"), roi_rows(rois["image_id"].to_numpy())
+    wanted = [row for row in table.select(["image_id", "neighbor_ids"]).to_pylist() if row["image_id"] in rows]
+    queries = {row["image_id"]: vectors[slice(*rows[row["image_id"]])] for row in wanted}
+    matches, moved = _match_on_shards(context, wanted, queries)
+    columns: dict[str, list[Any]] = {name: [] for name in schema.CORRESPONDENCES.names}
+    for row in wanted:
+        own = boxes[slice(*rows[row["image_id"]])]
+        for rank, neighbor in enumerate(row["neighbor_ids"]):
+            if (row["image_id"], neighbor) not in matches:
+                continue  # the neighbour was quarantined after its embedding
+            pairs, neighbor_boxes = matches[row["image_id"], neighbor]
+            entry = (row["image_id"], neighbor, rank, len(own), own[pairs.query_index], neighbor_boxes)
+            for name, value in zip(columns, (*entry, pairs.similarities), strict=True):
+                columns[name].append(value)
+    files = {TABLE: parquet_bytes(_correspondence_table(columns))}
+    pairs_found = sum(map(len, columns["similarities"]))
+    return PartOutput(files, rows=len(wanted), facts={"pairs": pairs_found, "bytes_moved": moved})
+
+
+def run_correspondences(run: StageRun) -> None:
+    """Match with one actor a shard, which holds the shard's RoI vectors."""
+    records = run.store.manifest("roi_embeddings", run.plan.manifests["roi_embeddings"]) or []
+    shards = run.config.mining.shards
+    size = 2 * sum(record.bytes for record in records) // shards
+    with shard_actors(RoiShardActor, run.store, run.plan.manifests, shards, run.cpus, size) as actors:
+        run_parts(run, correspond_part, shared={"actors": actors})
+
+
+def _read_rois(context: WorkerContext, key: str) -> pa.Table:
+    record = context.store.record("roi_embeddings", key)
+    names = sorted(record.files) if record else []
+    return pa.concat_tables([context.store.read_table("roi_embeddings", key, name) for name in names])
+
+
+def _match_on_shards(
+    context: WorkerContext, wanted: list[dict[str, Any]], queries: dict[int, NDArray[np.float16]]
+) -> tuple[dict[tuple[int, int], Any], int]:
+    """Send each image's RoI vectors to the shards that hold its neighbours; return the pairs and the bytes sent."""
+    import ray
+
+    neighbors = np.unique(np.array([i for row in wanted for i in row["neighbor_ids"]], dtype=np.int64))
+    actors = context.shared["actors"]
+    owned = ray.get([actor.owned.remote(neighbors) for actor in actors])
+    calls, moved = [], 0
+    for actor, mask in zip(actors, owned, strict=True):
+        here = set(neighbors[mask].tolist())
+        asked = [(row["image_id"], [i for i in row["neighbor_ids"] if i in here]) for row in wanted]
+        asked = [(image_id, ids) for image_id, ids in asked if ids]
+        vectors = [queries[image_id] for image_id, _ in asked]
+        counts = [pair_count(len(query), context.config.mining.ratio_max) for query in vectors]
+        moved += sum(query.nbytes for query in vectors)
+        calls.append((asked, actor.match.remote(vectors, [ids for _, ids in asked], counts)))
+    matches = {}
+    for asked, call in calls:
+        for (image_id, ids), found in zip(asked, ray.get(call), strict=True):
+            matches.update({(image_id, i): pairs for i, pairs in zip(ids, found, strict=True)})
+    return matches, moved
+
+
+def _correspondence_table(columns: dict[str, list[Any]]) -> pa.Table:
+    arrays = [
+        pa.array(columns["image_id"], pa.int64()),
+        pa.array(columns["neighbor_id"], pa.int64()),
+        pa.array(columns["rank"], pa.int32()),
+        pa.array(columns["rois"], pa.int32()),
+        box_list_column(columns["query_boxes"]),
+        box_list_column(columns["neighbor_boxes"]),
+        list_column(columns["similarities"], pa.float64()),
+    ]
+    return pa.table(arrays, schema=schema.CORRESPONDENCES)
+
+
+CENTROIDS_STAGE = Stage(
+    name="centroids",
+    title="fit shards",
+    version=1,
+    inputs=(Input("image_embeddings", "collection"),),
+    settings=("seed", "mining.shards"),
+    scope="collection",
+    unit="shards",
+    work=run_centroids,
+)
+
+SHARDS = Stage(
+    name="shards",
+    title="assign shards",
+    version=1,
+    inputs=(Input("image_embeddings"), Input("centroids", "collection")),
+    settings=(),
+    work=run_shards,
+)
+
+NEIGHBORS = Stage(
+    name="neighbors",
+    title="find neighbours",
+    version=1,
+    inputs=(Input("image_embeddings"), Input("image_embeddings", "collection")),
+    settings=("mining.k_max",),
+    after=("shards",),
+    work=run_neighbors,
+)
+
+CORRESPONDENCES = Stage(
+    name="correspondences",
+    title="pair regions",
+    version=1,
+    inputs=(Input("neighbors"), Input("roi_embeddings"), Input("roi_embeddings", "collection")),
+    settings=("mining.ratio_max",),
+    work=run_correspondences,
+)

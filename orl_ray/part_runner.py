@@ -1,0 +1,131 @@
+"""Ray Data at the edge: it hands out part descriptors and brings receipts back.
+
+Images and vectors never pass through it.
+
+Ray Data is not the commit layer. The worker reads its part from the store, works in batches, and writes its part by
+one ``write_part``.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orl_ray.config import Config
+from orl_ray.environment import numeric_environment
+from orl_ray.execution import StageRun
+from orl_ray.pipeline import PartPlan
+from orl_ray.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class PartOutput:
+    """What a stage's function makes of one part.
+
+    Attributes:
+        files: file name -> bytes.
+        rows: rows in the part.
+        quarantine: (image id, path, reason) of each image left out.
+        facts: small results for the record.
+    """
+
+    files: Mapping[str, bytes | memoryview]
+    rows: int
+    quarantine: Sequence[tuple[int, str, str]] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What a worker knows beside its part.
+
+    Attributes:
+        config: the config.
+        store: the store.
+        manifests: artifact -> key of its manifest, for every input of the stage.
+        shared: handles and small values that the stage adds, such as its index actors.
+    """
+
+    config: Config
+    store: Store
+    manifests: Mapping[str, str]
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+
+Process = Callable[[WorkerContext, Any, PartPlan], PartOutput]
+Prepare = Callable[[WorkerContext], Any]
+
+
+def prepare_nothing(_context: WorkerContext) -> None:
+    """Need no state beside the context."""
+
+
+def run_parts(
+    run: StageRun,
+    process: Process,
+    *,
+    prepare: Prepare = prepare_nothing,
+    shared: Mapping[str, Any] | None = None,
+    on_device: bool = False,
+) -> None:
+    """Make a stage's missing parts on Ray Data workers, a worker a CPU (or a GPU, for device stages).
+
+    Args:
+        run: the stage's run.
+        process: makes one part from (context, state, part); runs on the workers.
+        prepare: makes a worker's state once, for example a loaded encoder.
+        shared: more values for the context.
+        on_device: ask for a GPU a worker where ``execution.use_gpu`` is set.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    data_context = DataContext.get_current()
+    data_context.enable_progress_bars = False
+    data_context.execution_options.preserve_order = False
+    context = WorkerContext(run.config, run.store, run.plan.manifests, shared or {})
+    gpus = 1 if on_device and run.config.execution.use_gpu else 0
+    workers = run.config.execution.data_workers or (int(ray.cluster_resources().get("GPU", 0)) if gpus else run.cpus)
+    missing = [{"index": p.index, "key": p.key, "inputs": json.dumps(p.inputs)} for p in run.plan.missing]
+    receipts = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
+        PartWorker,
+        fn_constructor_args=(run.plan.stage.name, process, prepare, context),
+        compute=ActorPoolStrategy(size=max(1, min(workers, len(missing)))),
+        **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
+    )
+    for receipt in receipts.iter_rows():
+        run.progress.advance(int(receipt["rows"]))
+
+
+class PartWorker:
+    """A Ray Data worker: state once, then a part a call; returns receipts.
+
+    Args:
+        artifact: what is made.
+        process: makes one part.
+        prepare: makes the state.
+        context: what the worker knows.
+    """
+
+    def __init__(self, artifact: str, process: Process, prepare: Prepare, context: WorkerContext) -> None:
+        self.artifact, self.process, self.context = artifact, process, context
+        self.state = prepare(context)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make and write the part that ``row`` describes; return its receipt."""
+        part = PartPlan(int(row["index"]), row["key"], json.loads(row["inputs"]))
+        started = time.monotonic()
+        output = self.process(self.context, self.state, part)
+        record = self.context.store.write_part(
+            self.artifact,
+            part.key,
+            part.index,
+            output.files,
+            rows=output.rows,
+            quarantine=output.quarantine,
+            seconds=time.monotonic() - started,
+            environment=numeric_environment("cuda" if self.context.config.execution.use_gpu else "cpu"),
+            facts=output.facts,
+        )
+        return {"index": part.index, "rows": record.rows, "quarantined": record.quarantined}

@@ -1,0 +1,1 @@
+"""Image-level and object-level pre-training: data, views, objectives, schedules, the loop."""

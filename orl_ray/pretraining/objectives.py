@@ -1,0 +1,169 @@
+"""The BYOL losses over whole images, regions and region pairs, and the networks behind them (specification 1, 3.4)."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orl_ray import config
+from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.heads import mlp_head
+from orl_ray.pretraining.ema import update_target
+
+GLOBAL, INTRA, INTER = "global", "intra", "inter"
+Views = Mapping[str, tuple[Tensor, Tensor]]
+"""Two views a loss term, by the term's name."""
+
+
+class Online(nn.Module):
+    """The trained network: one backbone, one projector, and a predictor a loss term.
+
+    Args:
+        encoder: architecture and widths.
+        terms: the loss terms in use.
+    """
+
+    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...]) -> None:
+        super().__init__()
+        self.backbone = build_backbone(encoder.backbone)
+        self.projector = mlp_head(self.backbone.features, encoder.hidden, encoder.output)
+        self.predictors = nn.ModuleDict(
+            {term: mlp_head(encoder.output, encoder.hidden, encoder.output) for term in terms}
+        )
+
+    def forward(self, views: Views) -> dict[str, tuple[Tensor, Tensor]]:
+        """Predict the target's projection of each view's partner; each view is a batch of its own for batch norm.
+
+        Args:
+            views: (n, 3, side, side) float each.
+
+        Returns:
+            (n, output) float each.
+        """
+        return {
+            term: (self._predict(term, first), self._predict(term, second)) for term, (first, second) in views.items()
+        }
+
+    def _predict(self, term: str, view: Tensor) -> Tensor:
+        prediction: Tensor = self.predictors[term](self.projector(self.backbone(view)))
+        return prediction
+
+
+class Target(nn.Module):
+    """The averaged network: a copy of the online backbone and projector that gradients never reach.
+
+    It stays in training mode, with batch statistics and running statistics of its own.
+    """
+
+    def __init__(self, online: Online) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(online.backbone)
+        self.projector = copy.deepcopy(online.projector)
+        self.requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def forward(self, views: Views) -> dict[str, tuple[Tensor, Tensor]]:
+        """Project each view, from (n, 3, side, side) to (n, output)."""
+        return {term: (self._project(first), self._project(second)) for term, (first, second) in views.items()}
+
+    def _project(self, view: Tensor) -> Tensor:
+        projection: Tensor = self.projector(self.backbone(view))
+        return projection
+
+
+class OnlineTarget(nn.Module):
+    """The online network and its target, initialised from a seed.
+
+    Args:
+        encoder: architecture and widths.
+        terms: the loss terms in use, each with a predictor of its own.
+        seed: the run's seed.
+        stage: name of the stage, which keys the initial weights.
+    """
+
+    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...], seed: int, stage: str) -> None:
+        super().__init__()
+        self.online = Online(encoder, terms)
+        initialise(self.online.backbone, seed, stage, "backbone")
+        initialise(self.online.projector, seed, stage, "projector")
+        for term, predictor in self.online.predictors.items():
+            initialise(predictor, seed, stage, "predictor", term)
+        self.target = Target(self.online)
+
+    def update_target(self, momentum: float) -> None:
+        """Move the target towards the online network; call once an iteration, after the optimiser's step."""
+        update_target(self.target.backbone, self.online.backbone, momentum)
+        update_target(self.target.projector, self.online.projector, momentum)
+
+
+def term_weights(settings: config.ImageLevel) -> dict[str, float]:
+    """Return the weight of each loss term in use; a term of weight zero is not there, and so costs nothing.
+
+    Args:
+        settings: of either stage.
+
+    Returns:
+        Positive weights by term, in a fixed order.
+
+    Raises:
+        ValueError: no term has a weight above zero.
+    """
+    weights = {GLOBAL: 1.0}
+    if isinstance(settings, config.ObjectLevel):
+        weights = {GLOBAL: settings.global_weight, INTRA: settings.intra_weight, INTER: settings.inter_weight}
+    weights = {term: weight for term, weight in weights.items() if weight > 0}
+    if not weights:
+        raise ValueError(
+            "all loss weights are zero: nothing to train; set one of global, intra and inter weight above zero"
+        )
+    return weights
+
+
+def byol_loss(predictions: Tensor, targets: Tensor, sample_weights: Tensor | None = None) -> Tensor:
+    """Return the mean of 2 - 2 cos(prediction, target), in [0, 4].
+
+    Args:
+        predictions: (n, d) float.
+        targets: (n, d) float; no gradient flows into them.
+        sample_weights: (n,) float, factors on the samples before the mean; None for ones.
+
+    Returns:
+        A scalar, at least float32.
+    """
+    dtype = torch.promote_types(predictions.dtype, torch.float32)
+    first, second = (
+        functional.normalize(predictions.to(dtype), dim=1),
+        functional.normalize(targets.detach().to(dtype), dim=1),
+    )
+    losses = 2 - 2 * (first * second).sum(dim=1)
+    return losses.mean() if sample_weights is None else (losses * sample_weights).mean()
+
+
+def symmetrised_losses(
+    predictions: Views, projections: Views, sample_weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return each term's BYOL loss in both directions, each in [0, 8].
+
+    Args:
+        predictions: of the online network.
+        projections: of the target network, for the same views.
+        sample_weights: factors on the samples of a term, (n,) each; terms that are not listed weigh all the same.
+    """
+    losses = {}
+    for term, (first, second) in predictions.items():
+        weights = sample_weights.get(term)
+        forward = byol_loss(first, projections[term][1], weights)
+        losses[term] = forward + byol_loss(second, projections[term][0], weights)
+    return losses
+
+
+def feature_std(projections: Tensor) -> Tensor:
+    """Return the spread of (n, d) projections: 1 where directions are uniform, 0 where all have collapsed to one.
+
+    It is the standard deviation over the batch of the unit vectors' components, averaged, times the root of d.
+    """
+    units = functional.normalize(projections.float(), dim=1)
+    spread: Tensor = units.std(dim=0, correction=0).mean() * units.shape[1] ** 0.5
+    return spread

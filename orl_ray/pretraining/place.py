@@ -1,0 +1,56 @@
+"""Where a training process runs, and what it exchanges with the others besides gradients."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from orl_ray.encoders.batch_norm import convert_batch_norm
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One training process among several.
+
+    Attributes:
+        rank: number of the process, from 0.
+        size: number of processes; torch.distributed must be initialised with as many if there are several.
+        device: where it computes.
+
+    Raises:
+        ValueError: there are several processes and no process group of that size.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        if self.size > 1 and not (dist.is_initialized() and dist.get_world_size() == self.size):
+            raise ValueError(f"{self.size} training processes need torch.distributed initialised with as many")
+
+    def synchronise_batch_norm(self, module: nn.Module) -> nn.Module:
+        """Let the batch norms of a module take their statistics over all processes."""
+        return convert_batch_norm(module, self.device.type) if self.size > 1 else module
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """Wrap a module so that its gradients are averaged over all processes; buffers agree by themselves."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def from_first(self, values: Tensor) -> Tensor:
+        """Overwrite a tensor, in place, with that of the process of rank 0."""
+        if self.size > 1:
+            dist.broadcast(values, src=0)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of a tensor over all processes."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size

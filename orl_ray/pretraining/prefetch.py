@@ -1,0 +1,99 @@
+"""Batches of views, made ahead of their use by threads: Pillow decodes and resizes without Python's lock."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orl_ray.pretraining.objectives import INTER
+from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.views import ViewBatch, ViewMaker
+
+_AHEAD = 2
+
+
+def view_batches(
+    maker: ViewMaker,
+    stream: SampleStream,
+    steps: range,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    threads: int = 2,
+    pinned: bool = False,
+) -> Iterator[ViewBatch]:
+    """Make the batches of some steps, in order, with two more in the making than the one that is in use.
+
+    Args:
+        maker: cuts the views.
+        stream: says which samples a step takes.
+        steps: the steps wanted.
+        rank: number of this process.
+        size: number of processes that share the batches.
+        threads: threads that decode and cut.
+        pinned: put the images into pinned memory, for copies to a GPU that do not wait.
+
+    Yields:
+        One batch a step. What goes wrong in a thread is raised here.
+    """
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="views")
+    pending: deque[_Pending] = deque()
+    try:
+        for step in steps:
+            pending.append(_Pending(executor, maker, stream, step, rank, size, pinned=pinned))
+            if len(pending) > _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+class _Pending:
+    """A batch whose samples threads are writing into their places."""
+
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        maker: ViewMaker,
+        stream: SampleStream,
+        step: int,
+        rank: int,
+        size: int,
+        *,
+        pinned: bool,
+    ) -> None:
+        samples = stream.batch(step, rank, size)
+        places = [(part.lap, int(position)) for part in samples for position in part.positions]
+
+        def empty(term: str) -> Tensor:
+            side = maker.side(term)
+            return torch.empty((len(places), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+
+        self._images = {term: (empty(term), empty(term)) for term in maker.terms}
+        arrays = {term: (first.numpy(), second.numpy()) for term, (first, second) in self._images.items()}
+
+        def write(index: int, lap: int, position: int) -> None:
+            for term, crops in maker.crops(lap, position).items():
+                for array, crop in zip(arrays[term], crops, strict=True):
+                    np.copyto(array[index], crop)
+
+        self._futures: list[Future[None]] = [
+            executor.submit(write, index, *place) for index, place in enumerate(places)
+        ]
+        self._step = step
+        self._parameters = maker.parameters(samples)
+        self._weights = {INTER: maker.inter_weights(samples, stream.batch(step))} if INTER in maker.terms else {}
+
+    def result(self) -> ViewBatch:
+        """Wait for the samples and return the batch."""
+        for future in self._futures:
+            future.result()
+        images = {
+            term: (first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2))
+            for term, (first, second) in self._images.items()
+        }
+        return ViewBatch(self._step, images, self._parameters, self._weights)

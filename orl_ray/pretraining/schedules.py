@@ -1,0 +1,53 @@
+"""Learning rate and EMA momentum as functions of the step (specification 1.3 and 1.4)."""
+
+import math
+
+_WARMUP_START = 1e-4
+_RATE_BATCH = 256
+_EMA_BATCH = 512
+
+
+def scaled_learning_rate(rate: float, batch_size: int) -> float:
+    """Scale a learning rate for a batch of 256 linearly to a batch (Goyal et al., 2017)."""
+    return rate * batch_size / _RATE_BATCH
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
+    """Return the learning rate of a step: a cosine from ``peak`` to 0, times a linear warm-up from 1e-4 to 1.
+
+    Both change every step. (The reference changes its cosine once an epoch, a default of its framework.)
+
+    Args:
+        step: from 0 to total.
+        total: steps of the whole training.
+        peak: the rate that the warm-up leads to.
+        warmup: steps of warm-up; may be fractional, 0 for none.
+    """
+    cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+    progress = step / warmup if step < warmup else 1.0
+    return peak * cosine * (_WARMUP_START + (1 - _WARMUP_START) * progress)
+
+
+def ema_momentum(step: int, total: int, base: float) -> float:
+    """Return the momentum of the target after a step: from ``base`` at step 0 along a cosine to 1 at step ``total``."""
+    return 1 - (1 - base) * (1 + math.cos(math.pi * step / total)) / 2
+
+
+def scaled_ema_base(base: float, batch_size: int, total: int, horizon: float) -> float:
+    """Adapt the EMA's first momentum to the batch and to short trainings.
+
+    Args:
+        base: momentum for a batch of 512.
+        batch_size: global batch; the momentum becomes ``base ** (batch_size / 512)``, so that as many *images* are
+            averaged over (the EMA scaling rule of Busbridge et al., 2023).
+        total: steps of the whole training.
+        horizon: if above 0, the EMA averages over at most ``horizon * total`` steps: the momentum is at most
+            ``1 - 1 / (horizon * total)``.
+
+    Returns:
+        A momentum in [0, 1].
+    """
+    scaled = float(base ** (batch_size / _EMA_BATCH))
+    if horizon > 0:
+        scaled = min(scaled, 1 - 1 / max(1.0, horizon * total))
+    return scaled

@@ -1,0 +1,105 @@
+"""The state of a training: networks, optimiser and step, to tensors by name and back."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from orl_ray import config
+from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
+from orl_ray.pretraining.objectives import OnlineTarget
+from orl_ray.pretraining.place import Place
+
+_MOMENTUM = "momentum_buffer"
+
+
+class TrainingState:
+    """Everything that a training changes; the rest is a function of the settings and the step.
+
+    Args:
+        settings: of the stage.
+        encoder: architecture and widths.
+        terms: the loss terms in use.
+        seed: the run's seed.
+        stage: name of the stage.
+        place: where this process runs.
+
+    Attributes:
+        network: online and target networks, on the device, channels last.
+        optimizer: SGD over the online network, weight decay on every parameter (specification 1.4).
+        step: completed steps.
+        history: measurements so far; kept by the process of rank 0.
+    """
+
+    def __init__(
+        self,
+        settings: config.ImageLevel,
+        encoder: config.Encoder,
+        terms: tuple[str, ...],
+        seed: int,
+        stage: str,
+        place: Place,
+    ) -> None:
+        self._place = place
+        self.network = OnlineTarget(encoder, terms, seed, stage)
+        place.synchronise_batch_norm(self.network)
+        self.network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parameters = self.network.online.parameters()
+        self.optimizer = torch.optim.SGD(
+            parameters, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        for parameter in self.network.online.parameters():  # SGD's first step from zeros is its first step from nothing
+            self.optimizer.state[parameter][_MOMENTUM] = torch.zeros_like(parameter)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+
+    def checkpoint(self) -> Checkpoint:
+        """Copy the state to the CPU.
+
+        Raises:
+            FloatingPointError: a tensor is not finite: a state that must not replace a good one.
+        """
+        tensors = {}
+        for name, tensor in self._named():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"after step {self.step}, {name} is not finite: lower the learning rate")
+            tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        return Checkpoint(self.step, tensors, list(self.history))
+
+    def resume(self, checkpoints: CheckpointStore) -> None:
+        """Take over the latest checkpoint, if there is any: rank 0 reads it and hands it to the other processes.
+
+        Raises:
+            ValueError: the checkpoint is of another network; the text lists what is missing, unexpected or of another shape.
+        """
+        if self._place.rank == 0 and (latest := checkpoints.latest()) is not None:
+            self._restore(latest)
+        self.step = int(self._place.from_first(torch.tensor(self.step, device=self._place.device)))
+        if self.step:
+            for _, tensor in self._named():
+                self._place.from_first(tensor)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        own = dict(self._named())
+        problems = [
+            *(f"missing {name}" for name in own if name not in checkpoint.tensors),
+            *(f"unexpected {name}" for name in checkpoint.tensors if name not in own),
+            *(
+                f"{name} has shape {tuple(tensor.shape)} where {tuple(own[name].shape)} is wanted"
+                for name, tensor in checkpoint.tensors.items()
+                if name in own and tensor.shape != own[name].shape
+            ),
+        ]
+        if problems:
+            raise ValueError(f"the checkpoint is of another network or optimiser: {'; '.join(problems)}")
+        for name, tensor in own.items():
+            tensor.copy_(checkpoint.tensors[name])
+        self.step = checkpoint.step
+        self.history = list(checkpoint.history)
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor of the state under its name in a checkpoint, sharing memory."""
+        for name, tensor in self.network.state_dict().items():
+            yield name.replace("online.predictors.", "predictors.", 1), tensor
+        for name, parameter in self.network.online.named_parameters():
+            yield f"optimizer.{name}", self.optimizer.state[parameter][_MOMENTUM]
