@@ -244,3 +244,16 @@ def _check_source(values: Mapping[str, Value]) -> list[str]:
     if values["evaluation.split"] == "test" and not values["source.splits"]:
         mistakes.append("evaluation.split: test needs source.splits, which says what the test split is")
     return mistakes
+
+
+def settings_help() -> str:
+    """List every setting with its default, its bounds and its meaning, a line each."""
+    lines = []
+    for name, entry in known_settings().items():
+        low, high, choices = (entry.metadata[bound] for bound in ("low", "high", "choices"))
+        bounds = [", ".join(choices)] if choices else []
+        bounds += [f"at least {low:g}"] if low is not None else []
+        bounds += [f"at most {high:g}"] if high is not None else []
+        limits = f" ({'; '.join(bounds)})" if bounds else ""
+        lines.append(f"{name}={default(entry)}  {entry.metadata['meaning']}{limits}")
+    return "\n".join(lines)

@@ -47,7 +47,7 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         torch.set_num_threads(1)  # more threads would change bits with the machine; workers are the unit of parallelism
         self.layers = nn.Sequential(backbone) if projector is None else nn.Sequential(backbone, projector)
-        self.features = backbone.features if projector is None else projector[-1].weight.shape[0]
+        self.features = backbone.features if projector is None else _outputs(projector)
         self.device = device
         self.to(device).to(memory_format=torch.channels_last)
         self.eval().requires_grad_(requires_grad=False)
@@ -87,3 +87,10 @@ def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> Fr
 
 def _device(config: Config) -> torch.device:
     return torch.device("cuda" if config.execution.use_gpu else "cpu")
+
+
+def _outputs(projector: nn.Sequential) -> int:
+    last = projector[-1]
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"a projector ends in a linear layer, not in {type(last).__name__}")
+    return last.out_features

@@ -32,30 +32,6 @@ def validation_fold(image_ids: NDArray[np.int64], seed: int, fraction: float) ->
     return held_out
 
 
-def subset(image_ids: NDArray[np.int64], seed: int, limit: int) -> NDArray[np.bool_]:
-    """Choose at most ``limit`` images: those with the smallest draws, ties broken by id.
-
-    A larger limit keeps every image of a smaller one.
-
-    Args:
-        image_ids: (n,) int64, each once.
-        seed: the run's seed.
-        limit: most images to choose, at least 1.
-
-    Returns:
-        (n,) bool, true for the chosen images.
-
-    Raises:
-        ValueError: the limit is below 1.
-    """
-    if limit < 1:
-        raise ValueError(f"evaluation subset: the limit must be at least 1, got {limit}; set evaluation.max_images")
-    drawn = draws.uniform(_key(seed, "subset"), image_ids, 1)[:, 0]
-    chosen = np.zeros(len(image_ids), dtype=np.bool_)
-    chosen[np.lexsort((image_ids, drawn))[:limit]] = True
-    return chosen
-
-
 def stratified_folds(
     image_ids: NDArray[np.int64], positives: NDArray[np.bool_], folds: int, seed: int, name: str
 ) -> NDArray[np.int64]:

@@ -26,6 +26,10 @@ METRICS = ("knn_map", "svm_map")
 Scores = dict[str, NDArray[np.float64]]
 
 
+class NothingToScoreError(ValueError):
+    """There are too few images to fit on or to score: the collection is too small, not the input broken."""
+
+
 def evaluate(
     features: Mapping[str, NDArray[np.float32]],
     image_ids: NDArray[np.int64],
@@ -53,10 +57,16 @@ def evaluate(
         Scores, differences, and everything that is needed to read them.
 
     Raises:
-        ValueError: inputs do not go together, a feature is not finite, or no class has enough images to be scored.
+        ValueError: inputs do not go together, or a feature is not finite.
+        NothingToScoreError: no class has enough images to be scored, or fewer are fitted on than k-NN asks for.
     """
     _check(features, image_ids, present, classes, fit_mask, score_mask)
     split, left_out = _split(image_ids, present, classes, fit_mask, score_mask, min_positives=settings.min_positives)
+    if len(split.fit) < settings.knn_k:
+        raise NothingToScoreError(
+            f"evaluation: {len(split.fit)} images to fit on, but k-NN takes {settings.knn_k} neighbours; "
+            "give more labelled images or lower evaluation.knn_k"
+        )
     by_metric, unconverged = _probe(features, split, settings, seed)
     rows, differences = _compare(by_metric, split, settings.bootstrap, seed)
     protocol = describe(settings, seed)
@@ -153,7 +163,7 @@ def _split(
     kept = [column for column, name in enumerate(classes) if name not in left_out]
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ValueError(
+        raise NothingToScoreError(
             f"evaluation: no class has enough images to be scored ({reasons}); "
             "give more labelled images or lower evaluation.min_positives"
         )

@@ -99,8 +99,8 @@ def assign(vectors: NDArray[np.float16], centroids: Centroids) -> NDArray[np.int
         raise ValueError(
             f"vectors of length {vectors.shape[1]} do not fit centres of length {centroids.centers.shape[1]}"
         )
-    net = _scores(vectors, centroids.centers) - centroids.prices
-    return np.argmax(net, axis=1).astype(np.int32)
+    shards: NDArray[np.int64] = np.argmax(_scores(vectors, centroids.centers) - centroids.prices, axis=1)
+    return shards.astype(np.int32)
 
 
 def _scores(vectors: NDArray[np.float16], centers: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -112,15 +112,18 @@ def _scores(vectors: NDArray[np.float16], centers: NDArray[np.float32]) -> NDArr
 def _first_centers(vectors: NDArray[np.float16], shards: int, seed: int) -> NDArray[np.float32]:
     """Draw centres that lie far apart (Arthur & Vassilvitskii, "k-means++", SODA 2007)."""
     turns = draws.uniform(draws.stream(seed, "shards", "centers"), np.arange(shards), 1)[:, 0]
-    # Half the squared distance to the nearest centre: 1 - similarity.
-    distances, centers = np.ones(len(vectors)), np.empty((shards, vectors.shape[1]), np.float32)
+    centers = np.empty((shards, vectors.shape[1]), np.float32)
+    # Squared distances from the rounded vectors' own norms are exact, so a copy of a chosen vector is at 0.
+    norms = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    distances = np.ones(len(vectors))
     for shard, turn in enumerate(turns):
         mass = np.cumsum(distances)
         # Where all vectors are chosen already, every one is as good as another.
         mass = mass if mass[-1] > 0 else np.arange(1.0, len(vectors) + 1)
         chosen = min(int(np.searchsorted(mass, turn * mass[-1], side="right")), len(vectors) - 1)
         centers[shard] = vectors[chosen]
-        distances = np.minimum(distances, np.maximum(1 - _scores(vectors, centers[shard : shard + 1])[:, 0], 0))
+        from_center = norms + norms[chosen] - 2 * _scores(vectors, centers[shard : shard + 1])[:, 0]
+        distances = np.minimum(distances, from_center) if shard else from_center
     return centers
 
 

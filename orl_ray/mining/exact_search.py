@@ -30,7 +30,8 @@ class Neighbors(NamedTuple):
 
     Attributes:
         ids: (q, k) int64; -1 where there are fewer than k.
-        similarities: (q, k) float64 cosines, exact; minus infinity where there are fewer than k.
+        similarities: (q, k) float64 cosines, exact; minus infinity where there are fewer than k (that tells the end, as
+            -1 may also be an image's id).
     """
 
     ids: NDArray[np.int64]
@@ -105,7 +106,8 @@ class ExactIndex:
         rough, positions = self._index.search(queries.astype(np.float32), candidates)
         positions.sort(axis=1)
         exact = np.matmul(self._vectors[positions].astype(np.float64), queries[:, :, None])[:, :, 0] + 0.0
-        found = _top(self._ids[positions], exact, query_ids, k)
+        ids = self._ids[positions]
+        found = _top(ids, _without(query_ids, ids, exact), k)
         bound = rough.min(axis=1).astype(np.float64) + length * 2.0**-23
         unproven = np.flatnonzero((found.similarities[:, -1] <= bound) & (candidates < count))
         for start in range(0, unproven.size, _SCAN_QUERIES):
@@ -122,7 +124,7 @@ class ExactIndex:
         for rows in self._blocks():
             exact = similarities(queries, self._vectors[rows])
             ids = np.broadcast_to(self._ids[rows], exact.shape)
-            best = merge_neighbors([best, _top(ids, exact, query_ids, k)], k)
+            best = merge_neighbors([best, _top(ids, _without(query_ids, ids, exact), k)], k)
         return best
 
     def _blocks(self) -> list[slice]:
@@ -147,17 +149,20 @@ def merge_neighbors(parts: Sequence[Neighbors], k: int) -> Neighbors:
     ids = np.concatenate([part.ids for part in parts], axis=1)
     order = np.argsort(ids, axis=1, kind="stable")
     found = np.concatenate([part.similarities for part in parts], axis=1)
-    padding = np.full(len(ids), -1, dtype=np.int64)
-    return _top(np.take_along_axis(ids, order, 1), np.take_along_axis(found, order, 1), padding, k)
+    return _top(np.take_along_axis(ids, order, 1), np.take_along_axis(found, order, 1), k)
 
 
 def _nothing(queries: int, k: int) -> Neighbors:
     return Neighbors(np.full((queries, k), -1, dtype=np.int64), np.full((queries, k), -np.inf))
 
 
-def _top(ids: NDArray[np.int64], found: NDArray[np.float64], left_out: NDArray[np.int64], k: int) -> Neighbors:
-    """Take the k largest of each row of (q, c) similarities, but for the id in ``left_out`` (q,); ids rise along rows."""
-    found = np.where(ids == left_out[:, None], -np.inf, found)
+def _without(query_ids: NDArray[np.int64], ids: NDArray[np.int64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (q, c) similarities with minus infinity where the image is the query's own."""
+    return np.where(ids == query_ids[:, None], -np.inf, found)
+
+
+def _top(ids: NDArray[np.int64], found: NDArray[np.float64], k: int) -> Neighbors:
+    """Take each row's k largest of (q, c) similarities, whose ids rise along it; minus infinity is no neighbour."""
     order = np.argsort(-found, axis=1, kind="stable")[:, :k]
     top, width = _nothing(len(ids), k), order.shape[1]
     top.similarities[:, :width] = np.take_along_axis(found, order, 1)

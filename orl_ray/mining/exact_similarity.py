@@ -1,9 +1,9 @@
 """Cosine similarities that depend on nothing but the vectors: unit float16 numbers, multiplied in float64.
 
-Shards, batches, threads and the BLAS change no bit of them. Why float64 is exact here: a float16 is a whole multiple of 2^-24, so every product of two is a whole multiple of
-2^-48. By Cauchy-Schwarz the absolute products of two unit vectors sum to at most 1 (1.01 after rounding to float16),
-whatever their length. So every partial sum, in any order, fused or not, is a multiple of 2^-48 below 2: 49 bits,
-which float64 holds without rounding.
+Shards, batches, threads and the BLAS change no bit of them, as float64 is exact here. A float16 is a whole multiple of
+2^-24, so every product of two is a whole multiple of 2^-48. By Cauchy-Schwarz the absolute products of two unit vectors
+sum to at most 1 (1.01 after rounding to float16), whatever their length. So every partial sum, in any order, fused or
+not, is a multiple of 2^-48 below 2: 49 bits, which float64 holds without rounding.
 """
 
 from typing import Any

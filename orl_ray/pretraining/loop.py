@@ -1,20 +1,28 @@
 """The training loop of both stages, in one process or several, from any checkpoint on (specification 1 and 3)."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orl_ray import config
-from orl_ray.pretraining.augmentation import augment
+from orl_ray.pretraining.augmentation import Parameters, augment
 from orl_ray.pretraining.checkpoints import CheckpointStore
-from orl_ray.pretraining.objectives import feature_std, symmetrised_losses, term_weights
+from orl_ray.pretraining.objectives import (
+    GLOBAL,
+    INTER,
+    feature_moments,
+    feature_std,
+    symmetrised_losses,
+    term_weights,
+)
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.prefetch import view_batches
 from orl_ray.pretraining.sampling import SampleStream
-from orl_ray.pretraining.schedules import ema_momentum, learning_rate, scaled_ema_base, scaled_learning_rate
+from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.views import ViewBatch, ViewMaker
@@ -22,7 +30,7 @@ from orl_ray.pretraining.views import ViewBatch, ViewMaker
 _LOGGED_STEPS = 200
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called with the completed steps, all steps, and the measurements of a logged step (empty for others)."""
+"""Called with the completed steps, the steps in all, and what was measured (empty for a step that is not logged)."""
 
 
 def train(
@@ -39,51 +47,154 @@ def train(
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
-    The same arguments give the same result wherever the training was interrupted. On a GPU, networks compute in bfloat16.
+    The result does not depend on where a training was interrupted. On a GPU the networks compute in bfloat16.
 
     Args:
-        settings: of image-level or object-level (``config.ObjectLevel``) pre-training.
+        settings: of image-level pre-training, or ``config.ObjectLevel`` of object-level pre-training.
         encoder: architecture and widths.
-        stage: ``image_level`` or ``object_level``; it keys the draws.
+        stage: ``image_level`` or ``object_level``; it keys the draws and the initial weights.
         seed: the run's seed.
         training_set: with RoIs and pairs for object-level pre-training.
-        checkpoints: read on every start; the process of rank 0 saves to it, now and then and at the end.
+        checkpoints: read at the start and written to by the process of rank 0, now and then and at the end.
         place: where this process runs.
         on_step: called on every process after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
-        loader_threads: threads that decode and cut views, in this process.
+        loader_threads: threads of this process that decode and cut views.
 
     Returns:
-        The tensors of the last checkpoint.
+        The tensors of the final checkpoint.
 
     Raises:
         ValueError: the settings, the training set and the checkpoint do not fit each other.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or a weight is not finite.
     """
     weights = term_weights(settings)
-    stream = SampleStream(seed, stage, len(training_set), settings.batch_size)
-    total = stream.total_steps(settings.epochs)
+    _check_content(training_set, weights)
+    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size)
+    schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
     state.resume(checkpoints)
-    if state.step > total:
-        raise ValueError(f"the checkpoint has {state.step} steps, more than the {total} of these settings")
-    step = _Step(settings, weights, state, place, total)
-    meter = _Meter(settings.batch_size, len(training_set), total)
-    steps = range(state.step, total)
-    maker = _view_maker(settings, stage, seed, training_set, tuple(weights))
-    saved = time.monotonic()
+    if state.step > schedule.total:
+        raise ValueError(f"the checkpoint has {state.step} steps, these settings only {schedule.total}")
+    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     batches = view_batches(
-        maker,
+        ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size),
         stream,
-        steps,
+        range(state.step, schedule.total),
         rank=place.rank,
-        size=place.size,
         threads=loader_threads,
         pinned=place.device.type == "cuda",
     )
+    saved = time.monotonic()
     with closing(batches):
-        for _ in steps:
-            with meter.waiting():
-                batch = next(batches)
-            ...
-    return {}
+        for entry in _steps(state, schedule, weights, batches, stream, place):
+            if place.rank == 0 and state.step < schedule.total and time.monotonic() - saved >= checkpoint_seconds:
+                checkpoints.save(state.checkpoint())
+                saved = time.monotonic()
+            on_step(state.step, schedule.total, entry)
+    final = state.checkpoint()
+    if place.rank == 0:
+        checkpoints.save(final)
+    return final.tensors
+
+
+def _check_content(training_set: TrainingSet, weights: dict[str, float]) -> None:
+    counts = training_set.counts()
+    if set(weights) - {GLOBAL} and not counts["rois"]:
+        raise ValueError(f"{training_set.folder} has no RoIs: object-level training needs an object-level training set")
+    if INTER in weights and not counts["pairs"]:
+        raise ValueError(f"{training_set.folder} has no pairs: export some, or set the inter weight to zero")
+
+
+def _steps(
+    state: TrainingState,
+    schedule: Schedule,
+    weights: dict[str, float],
+    batches: Iterator[ViewBatch],
+    stream: SampleStream,
+    place: Place,
+) -> Iterator[dict[str, float]]:
+    """Do one training step a batch and yield what was measured; nothing for a step that is not logged."""
+    online = place.parallel(state.network.online)
+    every = max(1, schedule.total // _LOGGED_STEPS)
+    clock = _Clock(stream.batch_size)
+    while (batch := clock.next(batches)) is not None:
+        rate, momentum = schedule.learning_rate(state.step), schedule.ema_momentum(state.step)
+        losses, projections = _losses(online, state.network.target, batch, place.device)
+        loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
+        _optimise(state, loss, rate, momentum)
+        entry: dict[str, float] = {}
+        if state.step % every == 0 or state.step == schedule.total:
+            entry = {"step": state.step, "epoch": state.step * stream.batch_size / stream.images}
+            entry |= _measurements({"loss": loss} | losses, projections, place)
+            entry |= {"lr": rate, "ema": momentum} | clock.read()
+            state.history.append(entry)
+            if not math.isfinite(entry["loss"]):
+                raise FloatingPointError(f"the loss of step {state.step} is {entry['loss']}: lower the learning rate")
+        yield entry
+
+
+def _losses(
+    online: nn.Module, target: nn.Module, batch: ViewBatch, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the loss of each term, and the target's projections of one view."""
+
+    def view(images: Tensor, parameters: Parameters) -> Tensor:
+        augmented = augment(images.to(device, non_blocking=True), parameters)
+        return augmented.contiguous(memory_format=torch.channels_last)
+
+    views = {
+        term: (view(images[0], batch.parameters[term][0]), view(images[1], batch.parameters[term][1]))
+        for term, images in batch.images.items()
+    }
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        projections = target(views)
+        predictions = online(views)
+    sample_weights = {term: factors.to(device) for term, factors in batch.sample_weights.items()}
+    first = next(iter(projections.values()))[0]
+    return symmetrised_losses(predictions, projections, sample_weights), first
+
+
+def _measurements(losses: dict[str, Tensor], projections: Tensor, place: Place) -> dict[str, float]:
+    """Return the losses and the spread of the projections, over all processes' samples."""
+    values = place.mean(torch.stack(list(losses.values())).detach()).tolist()
+    names = [name if name == "loss" else f"loss_{name}" for name in losses]
+    spread = feature_std(place.mean(feature_moments(projections)))
+    return dict(zip(names, values, strict=True)) | {"feature_std": spread.item()}
+
+
+def _optimise(state: TrainingState, loss: Tensor, rate: float, momentum: float) -> None:
+    state.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.network.update_target(momentum)
+    state.step += 1
+
+
+class _Clock:
+    """Measures the throughput and the share of time spent waiting for data, between readings."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._restart()
+
+    def _restart(self) -> None:
+        self._started, self._waited, self._batches = time.perf_counter(), 0.0, 0
+
+    def next(self, batches: Iterator[ViewBatch]) -> ViewBatch | None:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        self._waited += time.perf_counter() - asked
+        self._batches += 1
+        return batch
+
+    def read(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self._started
+        readings = {
+            "images_per_second": self._batches * self._batch_size / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
+        self._restart()
+        return readings

@@ -159,11 +159,20 @@ def symmetrised_losses(
     return losses
 
 
-def feature_std(projections: Tensor) -> Tensor:
-    """Return the spread of (n, d) projections: 1 where directions are uniform, 0 where all have collapsed to one.
-
-    It is the standard deviation over the batch of the unit vectors' components, averaged, times the root of d.
-    """
+def feature_moments(projections: Tensor) -> Tensor:
+    """Return the (2, d) means of the directions of (n, d) projections and of their squares."""
     units = functional.normalize(projections.float(), dim=1)
-    spread: Tensor = units.std(dim=0, correction=0).mean() * units.shape[1] ** 0.5
+    return torch.stack([units.mean(dim=0), units.square().mean(dim=0)])
+
+
+def feature_std(moments: Tensor) -> Tensor:
+    """Return the spread of projections, to see a collapse by: 1 where directions are uniform, 0 where there is one.
+
+    It is the standard deviation of the unit vectors' components over the batch, averaged, times the root of d.
+
+    Args:
+        moments: (2, d), from :func:`feature_moments`; means of several equal batches stand for all of them.
+    """
+    variances = (moments[1] - moments[0].square()).clamp(min=0)
+    spread: Tensor = variances.sqrt().mean() * moments.shape[1] ** 0.5
     return spread

@@ -1,5 +1,6 @@
 """Where a training process runs, and what it exchanges with the others besides gradients."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orl_ray.encoders.batch_norm import convert_batch_norm
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Place:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     def __post_init__(self) -> None:
         if self.size > 1 and not (dist.is_initialized() and dist.get_world_size() == self.size):
@@ -39,7 +42,10 @@ class Place:
         """Wrap a module so that its gradients are averaged over all processes; buffers agree by themselves."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # torch 2.15 announces another name for broadcast_buffers, which the torch 2.9 also supported does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def from_first(self, values: Tensor) -> Tensor:
         """Overwrite a tensor, in place, with that of the process of rank 0."""

@@ -1,7 +1,7 @@
 """Batches of views, made ahead of their use by threads: Pillow decodes and resizes without Python's lock."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -21,10 +21,9 @@ def view_batches(
     steps: range,
     *,
     rank: int = 0,
-    size: int = 1,
     threads: int = 2,
     pinned: bool = False,
-) -> Iterator[ViewBatch]:
+) -> Generator[ViewBatch]:
     """Make the batches of some steps, in order, with two more in the making than the one that is in use.
 
     Args:
@@ -32,7 +31,6 @@ def view_batches(
         stream: says which samples a step takes.
         steps: the steps wanted.
         rank: number of this process.
-        size: number of processes that share the batches.
         threads: threads that decode and cut.
         pinned: put the images into pinned memory, for copies to a GPU that do not wait.
 
@@ -43,7 +41,7 @@ def view_batches(
     pending: deque[_Pending] = deque()
     try:
         for step in steps:
-            pending.append(_Pending(executor, maker, stream, step, rank, size, pinned=pinned))
+            pending.append(_Pending(executor, maker, stream, step, rank, pinned=pinned))
             if len(pending) > _AHEAD:
                 yield pending.popleft().result()
         while pending:
@@ -62,11 +60,10 @@ class _Pending:
         stream: SampleStream,
         step: int,
         rank: int,
-        size: int,
         *,
         pinned: bool,
     ) -> None:
-        samples = stream.batch(step, rank, size)
+        samples = stream.share(step, rank)
         places = [(part.lap, int(position)) for part in samples for position in part.positions]
 
         def empty(term: str) -> Tensor:

@@ -35,38 +35,38 @@ class SampleStream:
         stage: name of the stage.
         images: number of images in the training set.
         batch_size: global batch, over all processes.
+        processes: number of processes that share each batch.
+
+    Raises:
+        ValueError: the processes do not divide the batch.
     """
 
     seed: int
     stage: str
     images: int
     batch_size: int
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.processes:
+            sizes = f"the batch of {self.batch_size} does not divide by {self.processes} training processes"
+            raise ValueError(f"{sizes}: change either")
 
     def total_steps(self, epochs: float) -> int:
         """Return the number of steps that see each image ``epochs`` times on average, rounded up."""
         return math.ceil(epochs * self.images / self.batch_size - 1e-9)  # the allowance absorbs rounding of the product
 
-    def batch(self, step: int, rank: int = 0, size: int = 1) -> list[LapSamples]:
-        """Return the samples of one step, or a process' contiguous share of them.
+    def batch(self, step: int) -> list[LapSamples]:
+        """Return the samples of one step, counted from 0: one entry a lap that the batch touches, in order."""
+        return self._samples(step * self.batch_size, self.batch_size)
 
-        Args:
-            step: from 0.
-            rank: number of the process.
-            size: number of processes that share the batch.
+    def share(self, step: int, rank: int) -> list[LapSamples]:
+        """Return one process' contiguous share of the samples of a step; the shares of all ranks make up the batch."""
+        count = self.batch_size // self.processes
+        return self._samples(step * self.batch_size + rank * count, count)
 
-        Returns:
-            One entry a lap that the batch touches, in the order of the stream.
-
-        Raises:
-            ValueError: the processes do not divide the batch.
-        """
-        if self.batch_size % size:
-            raise ValueError(
-                f"the batch of {self.batch_size} does not divide by {size} training processes: change either"
-            )
-        share = self.batch_size // size
-        start = step * self.batch_size + rank * share
-        samples = np.arange(start, start + share, dtype=np.int64)
+    def _samples(self, start: int, count: int) -> list[LapSamples]:
+        samples = np.arange(start, start + count, dtype=np.int64)
         laps = samples // self.images
         return [self._lap(int(lap), samples[laps == lap] % self.images) for lap in np.unique(laps)]
 

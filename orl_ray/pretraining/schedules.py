@@ -1,6 +1,9 @@
 """Learning rate and EMA momentum as functions of the step (specification 1.3 and 1.4)."""
 
 import math
+from dataclasses import dataclass
+
+from orl_ray import config
 
 _WARMUP_START = 1e-4
 _RATE_BATCH = 256
@@ -51,3 +54,38 @@ def scaled_ema_base(base: float, batch_size: int, total: int, horizon: float) ->
     if horizon > 0:
         scaled = min(scaled, 1 - 1 / max(1.0, horizon * total))
     return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The schedule of one training.
+
+    Attributes:
+        total: steps in all.
+        peak: learning rate that the warm-up leads to.
+        warmup: steps of warm-up.
+        ema_base: the target's first momentum.
+    """
+
+    total: int
+    peak: float
+    warmup: float
+    ema_base: float
+
+    @classmethod
+    def of(cls, settings: config.ImageLevel, images: int, total: int) -> "Schedule":
+        """Work out the schedule of a training of ``total`` steps on a number of images."""
+        return cls(
+            total,
+            peak=scaled_learning_rate(settings.learning_rate, settings.batch_size),
+            warmup=settings.warmup_epochs * images / settings.batch_size,
+            ema_base=scaled_ema_base(settings.ema_base, settings.batch_size, total, settings.ema_horizon),
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return learning_rate(step, self.total, self.peak, self.warmup)
+
+    def ema_momentum(self, step: int) -> float:
+        """Return the target's momentum after a step, counted from 0."""
+        return ema_momentum(step, self.total, self.ema_base)

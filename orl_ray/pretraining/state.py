@@ -70,7 +70,7 @@ class TrainingState:
         """Take over the latest checkpoint, if there is any: rank 0 reads it and hands it to the other processes.
 
         Raises:
-            ValueError: the checkpoint is of another network; the text lists what is missing, unexpected or of another shape.
+            ValueError: the checkpoint is of another network; the text lists what differs.
         """
         if self._place.rank == 0 and (latest := checkpoints.latest()) is not None:
             self._restore(latest)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: they scale with the page, follow its light or dark colours and need neither scripts nor fonts."""
+"""Charts as inline SVG: they scale with the page, follow its colours and need neither scripts nor fonts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from html import escape
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 46
 ROW_HEIGHT, LABEL_WIDTH = 40, 150
 MOST_POINTS = 400  # a line: more cannot be seen at this width, and pages stay small
 COLOURS = 8  # .line-0 to .line-7 in page.css
@@ -81,7 +81,8 @@ def interval_chart(
     anchor = "start" if where < (LABEL_WIDTH + WIDTH) / 2 else "end"
     parts.append(f'<line class="reference" x1="{where:.1f}" y1="{TOP + 18}" x2="{where:.1f}" y2="{bottom}"/>')
     parts.append(
-        f'<text class="tick" x="{where:.1f}" y="{TOP + 8}" text-anchor="{anchor}">{escape(reference[0])} {reference[1]:.3f}</text>'
+        f'<text class="tick" x="{where:.1f}" y="{TOP + 8}" text-anchor="{anchor}">'
+        f"{escape(reference[0])} {reference[1]:.3f}</text>"
     )
     for number, (name, value, low, high) in enumerate(rows):
         y = TOP + 18 + ROW_HEIGHT * (number + 0.5)
@@ -89,7 +90,8 @@ def interval_chart(
             f'<text class="name" x="{LABEL_WIDTH - 12}" y="{y + 5:.1f}" text-anchor="end">{escape(name)}</text>'
         )
         parts.append(
-            f'<line class="line line-{number % COLOURS}" x1="{place(low):.1f}" y1="{y:.1f}" x2="{place(high):.1f}" y2="{y:.1f}"/>'
+            f'<line class="line line-{number % COLOURS}" x1="{place(low):.1f}" y1="{y:.1f}" '
+            f'x2="{place(high):.1f}" y2="{y:.1f}"/>'
         )
         parts.append(f'<circle class="dot dot-{number % COLOURS}" cx="{place(value):.1f}" cy="{y:.1f}" r="6"/>')
     middle = (LABEL_WIDTH + WIDTH - RIGHT) / 2
@@ -152,21 +154,23 @@ class _Frame:
     def axes(self, x_label: str, y_label: str) -> list[str]:
         across = [
             f'<line class="grid" x1="{LEFT}" y1="{self.y(y):.1f}" x2="{WIDTH - RIGHT}" y2="{self.y(y):.1f}"/>'
-            f'<text class="tick" x="{LEFT - 8}" y="{self.y(y) + 4:.1f}" text-anchor="end">{label(y, self.y_ticks)}</text>'
+            f'<text class="tick" x="{LEFT - 8}" y="{self.y(y) + 4:.1f}" text-anchor="end">'
+            f"{label(y, self.y_ticks)}</text>"
             for y in self.y_ticks
         ]
         along = [
             f'<line class="axis" x1="{self.x(x):.1f}" y1="{self.bottom}" x2="{self.x(x):.1f}" y2="{self.bottom + 5}"/>'
-            f'<text class="tick" x="{self.x(x):.1f}" y="{self.bottom + 19}" text-anchor="middle">{label(x, self.x_ticks)}</text>'
+            f'<text class="tick" x="{self.x(x):.1f}" y="{self.bottom + 19}" text-anchor="middle">'
+            f"{label(x, self.x_ticks)}</text>"
             for x in self.x_ticks
         ]
-        middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + self.bottom) / 2
+        middle_x, turn = (LEFT + WIDTH - RIGHT) / 2, f"translate(14 {(TOP + self.bottom) / 2}) rotate(-90)"
         return [
             *across,
             *along,
             f'<line class="axis" x1="{LEFT}" y1="{self.bottom}" x2="{WIDTH - RIGHT}" y2="{self.bottom}"/>',
             f'<text class="label" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>',
-            f'<text class="label" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>',
+            f'<text class="label label-y" transform="{turn}" text-anchor="middle">{escape(y_label)}</text>',
         ]
 
 

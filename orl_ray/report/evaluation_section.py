@@ -8,6 +8,11 @@ from orl_ray.report.charts import interval_chart
 from orl_ray.report.tables import table
 from orl_ray.report.verdict import METRICS, NAMES
 
+INTERVALS = (
+    '<p class="note">Intervals come from a paired bootstrap over the scored images and correct for the optimism of mAP '
+    "on few images: a value may lie near the upper end of its interval, or above it.</p>"
+)
+
 
 def render(evaluation: Result | str) -> str:
     """Write the section's body.
@@ -21,19 +26,14 @@ def render(evaluation: Result | str) -> str:
     if isinstance(evaluation, str):
         return f"<p>Skipped: {escape(evaluation)}</p>"
     metrics = list(dict.fromkeys(row.metric for row in evaluation.rows))
-    return "\n".join(
-        [
-            f"<p>Frozen features, probed on {evaluation.fit_images:,} images and scored on {evaluation.scored_images:,} others, "
-            f"{len(evaluation.classes)} classes. Values are mean average precision (mAP); knowing nothing is worth "
-            f"{evaluation.prevalence:.3f}.</p>",
-            f'<div class="charts">{"".join(_chart(evaluation, metric) for metric in metrics)}</div>',
-            _differences(evaluation),
-            '<p class="note">Intervals come from a paired bootstrap over the scored images and correct for the optimism of mAP on few '
-            "images: a value may lie near the upper end of its interval, or above it.</p>",
-            _classes(evaluation, metrics),
-            _protocol(evaluation),
-        ]
+    introduction = (
+        f"<p>Frozen features, probed on {evaluation.fit_images:,} images and scored on {evaluation.scored_images:,} "
+        f"others, {len(evaluation.classes)} classes. Values are mean average precision (mAP); knowing nothing is worth "
+        f"{evaluation.prevalence:.3f}.</p>"
     )
+    charts = f'<div class="charts">{"".join(_chart(evaluation, metric) for metric in metrics)}</div>'
+    parts = (introduction, charts, _differences(evaluation), INTERVALS, _classes(evaluation), _protocol(evaluation))
+    return "\n".join(parts)
 
 
 def _chart(evaluation: Result, metric: str) -> str:
@@ -58,7 +58,7 @@ def _differences(evaluation: Result) -> str:
     return table(columns, rows, "Paired differences between encoders.")
 
 
-def _classes(evaluation: Result, metrics: list[str]) -> str:
+def _classes(evaluation: Result) -> str:
     columns = (
         "Class",
         "#Scored positives",
@@ -70,10 +70,8 @@ def _classes(evaluation: Result, metrics: list[str]) -> str:
     ]
     left_out = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in evaluation.left_out.items())
     omitted = f"<p>Left out:</p><ul>{left_out}</ul>" if left_out else "<p>No class was left out.</p>"
-    titles = " and ".join(_metric(metric) for metric in metrics)
-    return (
-        f"<details><summary>Average precision of each class</summary>{table(columns, rows, titles)}{omitted}</details>"
-    )
+
+    return f"<details><summary>Average precision of each class</summary>{table(columns, rows)}{omitted}</details>"
 
 
 def _protocol(evaluation: Result) -> str:
@@ -81,7 +79,8 @@ def _protocol(evaluation: Result) -> str:
     text = json.dumps(evaluation.protocol, indent=2, ensure_ascii=False)
     return (
         f"<details><summary>Protocol <code>{escape(evaluation.protocol_hash)}</code></summary>"
-        f"<p>Only results with the same hash may be compared. SVMs that stopped at the iteration limit: {escape(stopped)}.</p>"
+        f"<p>Only results with the same hash may be compared. "
+        f"SVMs that stopped at the iteration limit: {escape(stopped)}.</p>"
         f"<pre><code>{escape(text)}</code></pre></details>"
     )
 

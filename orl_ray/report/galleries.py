@@ -16,11 +16,11 @@ Photograph = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#ffffff")
-GROUND, INK, MUTED = "#16181d", "#f4f5f7", "#b6bcc8"
+GROUND, INK = "#16181d", "#f4f5f7"
 MARGIN, GAP = 16, 12
 JPEG_QUALITY = 86
-STRIP_WIDTH, STRIP_ROW = 900, 200
-PAIR_WIDTH, PAIR_MOST_HEIGHT = 1200, 620
+STRIP_WIDTH, STRIP_ROW, LEAST_ASPECT = 900, 200, 0.6  # narrower tiles would let captions collide
+PAIR_WIDTH, PAIR_MOST_HEIGHT, LEGEND_COLUMNS = 1200, 620, 8
 PATCH_SIDE, PATCH_COLUMNS = 128, 3
 TEXT, SMALL = 20, 17
 
@@ -42,7 +42,8 @@ def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, flo
         raise ValueError("neighbour strip: no neighbour to show")
     photographs = [_image(query), *(_image(photograph) for photograph, _ in neighbours)]
     captions = ["query", *(f"{rank}  ·  {similarity:.3f}" for rank, (_, similarity) in enumerate(neighbours, 1))]
-    rows = _rows([photograph.width / photograph.height for photograph in photographs])
+    aspects = [max(LEAST_ASPECT, photograph.width / photograph.height) for photograph in photographs]
+    rows = _rows(aspects)
     caption_height = TEXT + 14
     canvas = Image.new("RGB", (STRIP_WIDTH, 2 * MARGIN + sum(height + caption_height for _, height in rows)), GROUND)
     draw = ImageDraw.Draw(canvas)
@@ -55,7 +56,7 @@ def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, flo
             if at == 0:
                 draw.rectangle((x, y, x + tile.width - 1, y + height - 1), outline=PALETTE[0], width=5)
             draw.text((x + 2, y + height + 5), captions[at], font=_font(TEXT), fill=PALETTE[0] if at == 0 else INK)
-            x += tile.width + GAP
+            x += round(aspects[at] * height) + GAP
         y += height + caption_height
     return _jpeg(canvas)
 
@@ -77,14 +78,14 @@ def pair_picture(image_a: Photograph, image_b: Photograph, pairs: Sequence[tuple
     if not pairs:
         raise ValueError("pair picture: no pair to show")
     photographs = (_image(image_a), _image(image_b))
-    for number, photograph in enumerate(photographs):
-        for pair in pairs:
-            _check_box(pair[number], photograph)
+    for box_a, box_b, _ in pairs:
+        _check_box(box_a, photographs[0])
+        _check_box(box_b, photographs[1])
     aspects = sum(photograph.width / photograph.height for photograph in photographs)
     gap = 3 * GAP
     height = min(PAIR_MOST_HEIGHT, round((PAIR_WIDTH - 2 * MARGIN - gap) / aspects))
     tiles = [_fit(photograph, height) for photograph in photographs]
-    legend = _legend_lines(len(pairs))
+    legend = -(-len(pairs) // LEGEND_COLUMNS)
     canvas = Image.new("RGB", (PAIR_WIDTH, 2 * MARGIN + height + 12 + legend * (TEXT + 14)), GROUND)
     left = (PAIR_WIDTH - tiles[0].width - gap - tiles[1].width) // 2
     corners = ((left, MARGIN), (left + tiles[0].width + gap, MARGIN))
@@ -92,7 +93,11 @@ def pair_picture(image_a: Photograph, image_b: Photograph, pairs: Sequence[tuple
         canvas.paste(tile, corner)
     scales = (height / photographs[0].height, height / photographs[1].height)
     placed = [
-        tuple(_placed(pair[side], corners[side], scales[side], tiles[side].size) for side in (0, 1)) for pair in pairs
+        (
+            _placed(box_a, corners[0], scales[0], tiles[0].size),
+            _placed(box_b, corners[1], scales[1], tiles[1].size),
+        )
+        for box_a, box_b, _ in pairs
     ]
     _draw_pairs(ImageDraw.Draw(canvas), placed)
     _draw_legend(ImageDraw.Draw(canvas), [pair[2] for pair in pairs], MARGIN + height + 12)
@@ -128,14 +133,13 @@ def patch_pairs(pairs: Sequence[tuple[Photograph, Photograph, float]]) -> bytes:
             square = _image(crop).resize((PATCH_SIDE, PATCH_SIDE), Image.Resampling.BICUBIC)
             canvas.paste(square, (x + side * (PATCH_SIDE + 4), y))
         _badge(draw, (x + 17, y + 17), number)
-        draw.text(
-            (x + PATCH_SIDE + 2, y + PATCH_SIDE + 6), f"{similarity:.3f}", font=_font(TEXT), fill=INK, anchor="ma"
-        )
+        middle = x + PATCH_SIDE + 2
+        draw.text((middle, y + PATCH_SIDE + 6), f"{similarity:.3f}", font=_font(TEXT), fill=INK, anchor="ma")
     return _jpeg(canvas)
 
 
-def _draw_pairs(draw: ImageDraw.ImageDraw, placed: Sequence[tuple[Box, ...]]) -> None:
-    """Draw boxes and joining lines; each coloured stroke lies on a dark, wider one, so that it shows on any photograph."""
+def _draw_pairs(draw: ImageDraw.ImageDraw, placed: Sequence[tuple[Box, Box]]) -> None:
+    """Draw boxes and joining lines, each coloured stroke on a dark, wider one: it shows on any photograph."""
     ends = []
     for number, (a, b) in enumerate(placed):
         for box in (a, b):
@@ -147,21 +151,25 @@ def _draw_pairs(draw: ImageDraw.ImageDraw, placed: Sequence[tuple[Box, ...]]) ->
         draw.line((start, end), fill=_colour(number), width=3)
         for x, y in (start, end):
             draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_colour(number), outline="#000000", width=2)
+    taken: list[tuple[int, int]] = []
     for number, boxes in enumerate(placed):
         for box in boxes:
-            _badge(draw, (box[0] + 15, box[1] + 15), number)
+            taken.append(_free_spot(box, taken))
+            _badge(draw, taken[-1], number)
 
 
-def _legend_lines(count: int) -> int:
-    return -(-count // _LEGEND_COLUMNS)
-
-
-_LEGEND_COLUMNS = 8
+def _free_spot(box: Box, taken: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Find the leftmost place for a badge along the top edge of a box that covers no other; else take the corner."""
+    start, y = box[0] + 15, box[1] + 15
+    for x in range(start, max(start + 1, box[2] - 14), 6):
+        if all(abs(x - other_x) + abs(y - other_y) > 30 for other_x, other_y in taken):
+            return x, y
+    return start, y
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, similarities: Sequence[float], top: int) -> None:
     for number, similarity in enumerate(similarities):
-        row, column = divmod(number, _LEGEND_COLUMNS)
+        row, column = divmod(number, LEGEND_COLUMNS)
         x, y = MARGIN + 14 + column * 146, top + 14 + row * (TEXT + 14)
         _badge(draw, (x, y), number)
         draw.text((x + 24, y), f"{similarity:.3f}", font=_font(TEXT), fill=INK, anchor="lm")
@@ -202,7 +210,8 @@ def _check_box(box: Box, photograph: Image.Image) -> None:
     x, y, width, height = box
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > photograph.width or y + height > photograph.height:
         raise ValueError(
-            f"pair picture: box {tuple(map(int, box))} (xywh) leaves its {photograph.width} x {photograph.height} photograph"
+            f"pair picture: box {tuple(map(int, box))} (xywh) leaves its photograph of "
+            f"{photograph.width} x {photograph.height} pixels"
         )
 
 
@@ -213,9 +222,7 @@ def _fit(photograph: Image.Image, height: int) -> Image.Image:
 
 def _image(photograph: Photograph) -> Image.Image:
     if photograph.ndim != 3 or photograph.shape[2] != 3 or photograph.dtype != np.uint8:
-        raise ValueError(
-            f"gallery: a photograph must be (H, W, 3) uint8 RGB, got {photograph.shape} {photograph.dtype}"
-        )
+        raise ValueError(f"gallery: photographs are (H, W, 3) uint8 RGB, got {photograph.shape} {photograph.dtype}")
     return Image.fromarray(photograph)
 
 

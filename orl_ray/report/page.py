@@ -22,7 +22,7 @@ STATES = ("done", "reused", "skipped")
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """One stage of the run: its name, ``done``, ``reused`` or ``skipped``, rows of its artifact, seconds, and a note."""
+    """One stage: its name, its state (one of :data:`STATES`), the rows of its artifact, its seconds, and a note."""
 
     stage: str
     state: str

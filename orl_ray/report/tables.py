@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Write an HTML table that scrolls sideways on narrow screens.
+    """Write an HTML table that scrolls sideways on narrow screens, by keyboard too.
 
     Args:
         columns: headings as HTML; ``#`` in front marks a column of numbers.
@@ -21,7 +21,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = 
     )
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>" for row in rows)
     said = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    scroll = '<div class="scroll" tabindex="0">'
+    return f"{scroll}<table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _cells(row: Sequence[str], kinds: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The training histories on the report page: for each stage its losses, and a chart for everything else that was recorded."""
+"""The training histories on the report page: for each stage its losses, and a chart for all else that was recorded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from orl_ray.report.charts import Point, line_chart
 
 AXES = ("step", "epoch")
 LABELS = {
-    "feature_std": "feature standard deviation",
+    "feature_std": "feature spread (1 uniform, 0 collapsed)",
     "lr": "learning rate",
-    "learning_rate": "learning rate",
     "ema": "EMA momentum",
     "images_per_second": "images a second",
+    "data_wait": "share of time spent waiting for data",
 }
 
 History = Sequence[Mapping[str, float]]
@@ -38,7 +38,7 @@ def render(histories: Mapping[str, History]) -> str:
 
 
 def _groups(history: History) -> dict[str, list[str]]:
-    """Group the recorded keys by chart, losses first, in the order of their first appearance; keys without a number are left out."""
+    """Group the recorded keys by chart, losses first, then by first appearance; keys without a number are left out."""
     groups: dict[str, list[str]] = {"loss": []}
     for record in history:
         for key, value in record.items():
@@ -53,7 +53,7 @@ def _chart(stage: str, name: str, keys: list[str], history: History) -> str:
     series: dict[str, list[Point]] = {
         _label(key): [(record[axis], record.get(key, math.nan)) for record in history if axis in record] for key in keys
     }
-    title = f"{_label(name).capitalize()}" if name != "ema" else _label(name)
+    title = _label(name)[0].upper() + _label(name)[1:]
     chart = line_chart(f"{stage.replace('_', ' ')}: {title}", series, axis, _label(name))
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>"
 

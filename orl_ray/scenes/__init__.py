@@ -2,5 +2,5 @@
 
 ``sources`` lists image files (a folder, a COCO JSON), ``decode`` is the only decoder of the project, ``labels`` reads
 image-level labels for evaluation, and ``generated`` renders cluttered scenes from ``cursor``, ``shapes``,
-``textures`` and ``composition``.
+``textures`` and ``composition``. ``reading`` and ``stages`` hand all this to the pipeline.
 """

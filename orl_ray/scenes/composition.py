@@ -1,5 +1,6 @@
 """One object: its parts posed, rasterised with antialiasing, textured, lit and laid over a picture with a shadow."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -47,7 +48,7 @@ def paint(c: Cursor, parts: list[Part], size: float, light: float) -> Sprite:
     surfaces[Paint.LIGHT - 1] = textures.colour(c, (0, 1), (0, 0.25), (0.8, 1))
     surfaces[Paint.EDGE - 1] = textures.colour(c, (0, 1), (0, 0.5), (0.1, 0.25))
     y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
-    shade = 1 + c.between(0.05, 0.3) * (x[None, :] * np.cos(light) + y[:, None] * np.sin(light))
+    shade = 1 + c.between(0.05, 0.3) * (x[None, :] * math.cos(light) + y[:, None] * math.sin(light))
     flat = np.einsum("hwp,phwc->hwc", coverage, surfaces.clip(0, 255))
     return Sprite(flat * shade[..., None], coverage.sum(axis=2))
 
@@ -72,7 +73,7 @@ def lay(
     blur = max(0.6, length / 2)
     margin = int(np.ceil(length + 3 * blur))
     cast = cv2.GaussianBlur(np.pad(sprite.alpha, margin), (0, 0), blur)
-    down, right = round(-length * np.sin(light)), round(-length * np.cos(light))
+    down, right = round(-length * math.sin(light)), round(-length * math.cos(light))
     into, out_of = _overlap(picture.shape[:2], cast.shape, left - margin + right, top - margin + down)
     picture[into] *= 1 - strength * cast[out_of][..., None]
 

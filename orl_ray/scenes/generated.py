@@ -8,6 +8,7 @@ file its bytes never change.
 
 import argparse
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -28,9 +29,10 @@ from orl_ray.scenes.shapes import CLASSES, SHAPES
 SPLITS = ("train", "validation", "test")
 MAX_OBJECTS = 7
 MIN_VISIBLE = 0.25  # objects with a smaller share of their area in sight are not annotated
-_SIZES = (0.2, 0.6)  # longer side of an object, as a share of the scene's shorter side
+_SIZES = (0.15, 0.6)  # longer side of an object, as a share of the scene's shorter side
 _OFF_THEME = 0.15
-_TRIES = 6
+_TRIES = 4
+_OVERLAP = 0.5  # two objects may share so much of the smaller one's square before another place is preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def render_scene(seed: int, split: str, index: int, side: int) -> Scene:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     c = Cursor(draws.stream(seed, "generated", split), index)
     height, width = _frame(c, side)
-    theme, light = THEMES[c.pick(len(THEMES))], c.between(0, 2 * np.pi)
+    theme, light = THEMES[c.pick(len(THEMES))], c.between(0, 2 * math.pi)
     picture = _backdrop(c, theme, height, width)
     owner = np.full((height, width), -1, np.int64)
     classes, areas = [], []
@@ -222,7 +224,10 @@ def _object_class(c: Cursor, theme: Theme) -> int:
 
 
 def _layout(c: Cursor, height: int, width: int) -> list[tuple[float, float, float]]:
-    """Draw (size, left, top) of each object, large ones first; of a few places, the one that covers least is taken."""
+    """Draw (size, left, top) of each object, back to front in random order.
+
+    Large ones find their places first; of a few places, the one that covers least is taken.
+    """
     count, short = 3 + c.pick(MAX_OBJECTS - 2), min(height, width)
     sizes = sorted((short * _SIZES[0] * (_SIZES[1] / _SIZES[0]) ** c.unit() for _ in range(count)), reverse=True)
     placed: list[tuple[float, float, float]] = []
@@ -233,7 +238,7 @@ def _layout(c: Cursor, height: int, width: int) -> list[tuple[float, float, floa
             for _ in range(_TRIES)
         ]
         placed.append(min(places, key=lambda place: max((_covered(place, other) for other in placed), default=0.0)))
-    return placed
+    return [placed[number] for number in np.argsort(c.field(count), kind="stable")]
 
 
 def _covered(first: tuple[float, float, float], second: tuple[float, float, float]) -> float:
@@ -241,14 +246,14 @@ def _covered(first: tuple[float, float, float], second: tuple[float, float, floa
     wide = min(first[1] + first[0], second[1] + second[0]) - max(first[1], second[1])
     high = min(first[2] + first[0], second[2] + second[0]) - max(first[2], second[2])
     share = max(wide, 0) * max(high, 0) / min(first[0], second[0]) ** 2
-    return share if share > 0.25 else 0.0
+    return share if share > _OVERLAP else 0.0
 
 
 def _expose(c: Cursor, picture: textures.Plane, light: float) -> NDArray[np.uint8]:
     """Light the whole scene: a gradient towards the light, brightness, a tint, contrast and sensor noise."""
     height, width = picture.shape[:2]
     y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
-    gradient = 1 + c.between(0, 0.22) * (x[None, :] * np.cos(light) + y[:, None] * np.sin(light))
+    gradient = 1 + c.between(0, 0.22) * (x[None, :] * math.cos(light) + y[:, None] * math.sin(light))
     tint = np.array([c.between(0.92, 1.08) for _ in range(3)], np.float32) * c.between(0.8, 1.12)
     contrast, grain = c.between(0.85, 1.1), c.between(1, 9)
     lit = (picture * gradient[..., None] * tint - 128) * contrast + 128 + (c.field(height, width, 1) - 0.5) * grain

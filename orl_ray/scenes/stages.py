@@ -44,9 +44,10 @@ def list_source(config: Config, store: Store, split: str = "train") -> list[Sour
     if config.source.kind == "generated":
         from orl_ray.scenes.generated import write_collection
 
-        count = config.generated.images if split == "train" else config.generated.test_images
+        train = config.generated.images
+        count, start = (train, 0) if split == "train" else (config.generated.test_images, train)  # ids stay apart
         folder = collection_folder(config, store, split)
-        write_collection(folder, config.seed, split, count, config.generated.side)
+        write_collection(folder, config.seed, split, count, config.generated.side, start)
     folder, annotations = image_folder(config, store, split), annotation_file(config, store, split)
     images: Iterable[SourceImage] = list_coco(annotations, folder) if annotations else list_folder(folder)
     if config.source.splits:

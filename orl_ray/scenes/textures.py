@@ -1,6 +1,7 @@
 """Colours, object patterns and backgrounds of the generated scenes. All are (H, W, 3) float32 in 0 to 255."""
 
 import colorsys
+import math
 from collections.abc import Callable
 
 import cv2
@@ -34,10 +35,10 @@ def noise(c: Cursor, height: int, width: int, cell_height: float, cell_width: fl
 def pattern(c: Cursor, height: int, width: int) -> Plane:
     """Draw the surface of an object: one of six kinds in two random colours, at a random angle and scale."""
     kind, first, second = c.pick(6), any_colour(c), any_colour(c)
-    angle, period = c.between(0, np.pi), c.between(0.12, 0.3) * max(height, width)
+    angle, period = c.between(0, math.pi), c.between(0.12, 0.3) * max(height, width)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    u = (x * np.cos(angle) + y * np.sin(angle)) / period + c.unit()
-    v = (y * np.cos(angle) - x * np.sin(angle)) / period + c.unit()
+    u = (x * math.cos(angle) + y * math.sin(angle)) / period + c.unit()
+    v = (y * math.cos(angle) - x * math.sin(angle)) / period + c.unit()
     if kind == 0:  # plain
         share = np.zeros_like(x)
     elif kind == 1:  # stripes
@@ -92,7 +93,7 @@ def _sand(c: Cursor, height: int, width: int, unit: float) -> Plane:
 def _water(c: Cursor, height: int, width: int, unit: float) -> Plane:
     base = colour(c, (0.45, 0.66), (0.35, 0.85), (0.4, 0.9))
     waves = noise(c, height, width, unit / 40, unit / 8) * 0.22 + noise(c, height, width, unit / 90, unit / 22) * 0.15
-    return _lit(base, 1 + waves) + np.clip(waves - 0.2, 0, 1)[..., None] * 300
+    return _lit(base, 1 + waves) + _lit(np.full(3, 300, np.float32), np.clip(waves - 0.2, 0, 1))
 
 
 def _sky(c: Cursor, height: int, width: int, unit: float) -> Plane:

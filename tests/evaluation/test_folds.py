@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orl_ray.evaluation.folds import stratified_folds, subset, validation_fold
+from orl_ray.evaluation.folds import stratified_folds, validation_fold
 
 ids_lists = st.lists(st.integers(0, 2**60), min_size=1, max_size=60, unique=True)
 
 
+@settings(deadline=None)
 @given(ids_lists, st.integers(0, 1000))
 def test_an_images_membership_never_depends_on_the_others(ids, seed):
     everyone = validation_fold(np.array(ids), seed, 0.3)
@@ -40,26 +41,7 @@ def test_validation_fold_refuses_fractions_that_leave_a_side_empty(fraction):
         validation_fold(np.arange(3), 0, fraction)
 
 
-@given(ids_lists, st.integers(1, 80), st.randoms(use_true_random=False))
-def test_subset_takes_the_limit_whatever_the_order(ids, limit, random):
-    chosen = set(np.array(ids)[subset(np.array(ids), 0, limit)].tolist())
-    shuffled = ids[:]
-    random.shuffle(shuffled)
-    again = set(np.array(shuffled)[subset(np.array(shuffled), 0, limit)].tolist())
-    assert len(chosen) == min(limit, len(ids))
-    assert chosen == again
-
-
-def test_subset_of_a_larger_limit_contains_the_smaller_one():
-    ids = np.arange(200)
-    assert (subset(ids, 0, 100) | ~subset(ids, 0, 40)).all()
-
-
-def test_subset_refuses_a_limit_below_one():
-    with pytest.raises(ValueError, match="max_images"):
-        subset(np.arange(3), 0, 0)
-
-
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(2, 5))
 def test_stratified_folds_spread_images_and_positives_evenly(positives, folds):
     positives = np.array(positives)

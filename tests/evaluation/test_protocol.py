@@ -9,7 +9,7 @@ import pytest
 from orl_ray.config import Evaluation
 from orl_ray.evaluation.average_precision import average_precision
 from orl_ray.evaluation.knn import knn_scores, unit_rows
-from orl_ray.evaluation.protocol import describe, evaluate, protocol_hash
+from orl_ray.evaluation.protocol import NothingToScoreError, describe, evaluate, protocol_hash
 from orl_ray.evaluation.result import Difference, Result
 
 SETTINGS = Evaluation(bootstrap=100, knn_k=10)
@@ -135,8 +135,18 @@ def test_protocol_hash_ignores_the_order_of_entries():
 
 
 def test_no_class_with_enough_images_is_said_in_words(problem):
-    with pytest.raises(ValueError, match=r"no class has enough images.*cat: .*min_positives"):
+    with pytest.raises(NothingToScoreError, match=r"no class has enough images.*cat: .*min_positives"):
         evaluate(**{**problem, "settings": replace(SETTINGS, min_positives=81)})
+
+
+def test_fewer_fitted_images_than_neighbours_is_said_in_words(problem):
+    with pytest.raises(NothingToScoreError, match=r"80 images to fit on.*knn_k"):
+        evaluate(**{**problem, "settings": replace(SETTINGS, knn_k=81)})
+
+
+def test_no_scored_image_is_said_in_words(problem):
+    with pytest.raises(NothingToScoreError, match="0 positives among the scored"):
+        evaluate(**{**problem, "score_mask": np.zeros(160, bool)})
 
 
 def test_overlapping_masks_are_refused(problem):

@@ -27,7 +27,7 @@ def fit_and_score(fit, present, queries):
 
 
 def test_scores_and_costs_equal_scikit_learn_used_directly():
-    fit, present, queries, _ = problem(0)
+    fit, present, queries, _ = problem(5, signal=0.3)
     result = fit_and_score(fit, present, queries)
     fit = fit / (np.linalg.norm(fit, axis=1, keepdims=True) + 1e-5)
     queries = queries / (np.linalg.norm(queries, axis=1, keepdims=True) + 1e-5)
@@ -51,6 +51,8 @@ def test_scores_and_costs_equal_scikit_learn_used_directly():
                 ]
             )
         best = max(by_cost, key=by_cost.get)
+        # The made-up data are chosen so that neither the first cost nor the worst is the best: a wrong choice shows.
+        assert min(by_cost.values()) < by_cost[svm.COSTS[0]] < by_cost[best]
         assert result.costs[column] == best
         np.testing.assert_allclose(
             result.scores[:, column], classifier(best).fit(fit, labels).decision_function(queries)

@@ -81,6 +81,7 @@ def test_exif_orientation_is_applied_and_the_size_agrees(kind: str, orientation:
     assert decoded.shape == ((53, 37, 3) if orientation >= 5 else (37, 53, 3))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00MM"])
 def test_malformed_exif_counts_as_none(exif: bytes) -> None:
     data = encode(Image.fromarray(photo()), "JPEG", exif=exif)

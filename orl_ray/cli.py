@@ -1,0 +1,119 @@
+"""The command line of the main job: check the settings, say what would run, run it, say what was done."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from orl_ray.config import PRESETS, Config
+from orl_ray.pipeline import Stage, StagePlan, State, plan
+from orl_ray.progress import Console, duration, table
+from orl_ray.settings import ConfigError, load, settings_help
+from orl_ray.storage import Store, StoreError
+
+
+def full_pipeline(arguments: Sequence[str] | None = None) -> int:
+    """Run the main job: from scene images to an object-level backbone, its evaluation and a report.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0 done, 1 a stage failed, 2 the settings or the store cannot be used, 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    if options.help_settings:
+        print(settings_help())
+        return 0
+    try:
+        config = load(options.preset, options.config, options.settings)
+        store = Store(config.execution.store)
+        store.prepare()
+    except (ConfigError, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    from orl_ray.graph import main_job
+
+    stages, console = main_job(), Console()
+    if options.dry_run:
+        print(dry_run(config, stages, store))
+        return 0
+    return _run(config, stages, store, console)
+
+
+def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
+    """Tell, as a table, which stages are done, which would run, and why. Starts nothing."""
+    rows = [
+        (p.stage.name, str(p.state), f"{len(p.missing)}" if p.missing else "", p.reason)
+        for p in plan(config, stages, store)
+    ]
+    return table(("stage", "state", "parts to make", "why"), rows)
+
+
+def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console) -> int:
+    from orl_ray.execution import RunSummary, execute
+
+    summary: RunSummary | None = None
+    try:
+        summary = execute(config, stages, store, console)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 -- people are told what a stage raised, not shown a traceback
+        print(f"failed: {describe_error(error)}", file=sys.stderr)
+        print("what was finished is kept; the same command goes on from there", file=sys.stderr)
+        return 1
+    print(_summary_table(summary.plans, summary.made))
+    work = "" if summary.used_ray else "; nothing was missing, Ray was not started"
+    print(f"\n{duration(summary.seconds)}{work}. Run record: {store.root / 'runs' / summary.run_id}.json")
+    report = next(p for p in summary.plans if p.stage.name == "report")
+    print(f"report: {store.part_folder('report', report.key) / 'index.html'}")
+    trained = next(p for p in summary.plans if p.stage.name == "object_level")
+    print(f"backbone: {store.part_folder('object_level', trained.key) / 'backbone.safetensors'}")
+    return 0
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message of what really went wrong: the innermost cause of a chain of Ray's wrappers."""
+    cause = error
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None and inner is not cause:
+        cause = inner
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    text = "\n".join(lines if len(lines) < 20 else [*lines[:3], "...", *lines[-8:]])
+    return f"{type(cause).__name__}: {text}"
+
+
+def _summary_table(plans: Sequence[StagePlan], made: dict[str, tuple[int, float]]) -> str:
+    rows = []
+    for p in plans:
+        name, records = p.stage.name, p.records
+        quarantined = sum(record.quarantined for record in records)
+        parts, seconds = made.get(name, (0, 0.0))
+        if p.state is State.SKIPPED:
+            note = f"skipped: {p.reason}"
+        elif parts < len(records):
+            note = "up to date" if not parts else f"{len(records) - parts} of {len(records)} parts were there"
+        else:
+            note = ""
+        rows.append(
+            (
+                name,
+                f"{sum(record.rows for record in records):,} {p.stage.unit}" if records else "",
+                f"{seconds:.1f}" if parts else "",
+                f"{quarantined}" if quarantined else "",
+                note,
+            )
+        )
+    return "\n" + table(("stage", "rows", "seconds", "quarantined", "note"), rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="full_pipeline.py",
+        description="From a folder of scene photographs to an object-level backbone. The same command resumes.",
+    )
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings, for example mining.k=5")
+    parser.add_argument("--preset", default="laptop", help=f"start from a preset: {', '.join(PRESETS)} (laptop)")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and end")
+    parser.add_argument("--help-settings", action="store_true", help="list every setting, and end")
+    return parser

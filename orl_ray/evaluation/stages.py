@@ -1,0 +1,202 @@
+"""The stage ``evaluation``: untrained, image-level and object-level backbone probed on the labels, if there are any."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orl_ray import draws
+from orl_ray.config import Config
+from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, load_weights
+from orl_ray.embeddings.vectors import embed
+from orl_ray.environment import numeric_environment
+from orl_ray.evaluation.folds import validation_fold
+from orl_ray.evaluation.protocol import NothingToScoreError, evaluate
+from orl_ray.execution import StageRun
+from orl_ray.pipeline import Input, Stage
+from orl_ray.scenes.decode import BadImageError, crop_resize, decode
+from orl_ray.scenes.labels import Labels, read_labels
+from orl_ray.scenes.reading import Quarantine, annotation_file, image_folder, read_bytes
+from orl_ray.scenes.stages import list_source
+from orl_ray.settings import Value
+from orl_ray.storage import Store, digest_file
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeImage:
+    """An image that is fitted on or scored."""
+
+    image_id: int
+    split: str
+    path: str
+    scored: bool
+
+
+def no_labels(config: Config) -> str:
+    """Say why a config cannot be evaluated, or ""."""
+    if config.source.kind == "generated" or config.source.annotations:
+        return ""
+    return "no labels: the source is a plain folder; everything else works without them"
+
+
+def label_identity(config: Config) -> dict[str, Value]:
+    """Hash the files that hold the labels and the splits."""
+    files = {"annotations": config.source.annotations, "splits": config.source.splits}
+    return {name: digest_file(Path(path)) for name, path in files.items() if path}
+
+
+def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage]:
+    """Choose the images that are fitted on and scored: at most ``evaluation.max_images``, by a keyed draw.
+
+    Args:
+        config: the config. With ``evaluation.split=validation`` a fold of the training split is scored, with ``test``
+            the test split; the rest of (or all of) the training split is fitted on.
+        store: the store.
+        manifest: key of the scenes' manifest.
+    """
+    train = [
+        (row["image_id"], "train", row["path"])
+        for record in store.manifest("scenes", manifest) or []
+        for row in store.read_table("scenes", record.key).select(["image_id", "path"]).to_pylist()
+    ]
+    test = []
+    if config.evaluation.split == "test":
+        test = [(image.image_id, "test", image.path) for image in list_source(config, store, "test")]
+    rows = train + test
+    ids = np.array([row[0] for row in rows], dtype=np.int64)
+    drawn = draws.uniform(draws.stream(config.seed, "evaluation", "sample"), ids, 1)[:, 0]
+    chosen = np.sort(np.argsort(drawn, kind="stable")[: config.evaluation.max_images])
+    fold = validation_fold(ids, config.seed, config.evaluation.validation_fraction)
+    scored = fold if not test else np.arange(len(rows)) >= len(train)
+    return [ProbeImage(*rows[i], bool(scored[i])) for i in chosen]
+
+
+def probe_features(
+    config: Config, store: Store, images: list[ProbeImage], encoders: dict[str, FrozenEncoder], quarantine: Quarantine
+) -> tuple[list[ProbeImage], dict[str, NDArray[np.float32]]]:
+    """Embed images with every encoder: the whole image, warped to ``embeddings.image_crop`` (specification 5.1).
+
+    Returns:
+        The images that could be read, and for each encoder their (n, D) float32 unit vectors.
+    """
+    chunks: dict[str, list[NDArray[np.float16]]] = {arm: [] for arm in encoders}
+    kept: list[ProbeImage] = []
+    views = _warped_views(config, store, images, quarantine)
+    batch_size = config.embeddings.batch_size
+    while batch := list(islice(views, batch_size)):
+        kept += [image for image, _ in batch]
+        for arm, encoder in encoders.items():
+            chunks[arm].append(embed(encoder, (view for _, view in batch), batch_size))
+    return kept, {arm: np.concatenate(parts).astype(np.float32) for arm, parts in chunks.items()}
+
+
+def evaluate_encoders(config: Config, store: Store, manifests: dict[str, str], key: str) -> None:
+    """Probe the three backbones and write the result; runs in a task."""
+    started = time.monotonic()
+    quarantine = Quarantine()
+    encoders = {
+        "untrained": frozen_backbone(config, None),
+        **{
+            arm: frozen_backbone(config, load_weights(store, arm, manifests[arm]))
+            for arm in ("image_level", "object_level")
+        },
+    }
+    chosen = probe_images(config, store, manifests["scenes"])
+    images, features = probe_features(config, store, chosen, encoders, quarantine)
+    labels = {split: _labels(config, store, split) for split in {image.split for image in images}}
+    present = np.stack([_present(labels[image.split], image) for image in images])
+    scored = np.array([image.scored for image in images])
+    ids = np.array([image.image_id for image in images], dtype=np.int64)
+    try:
+        result = evaluate(
+            features,
+            ids,
+            present,
+            labels["train"].classes,
+            fit_mask=~scored,
+            score_mask=scored,
+            settings=config.evaluation,
+            seed=config.seed,
+        ).to_json()
+    except NothingToScoreError as error:
+        result = {"not_scored": str(error)}
+    record = store.write_part(
+        "evaluation",
+        key,
+        0,
+        {RESULT: json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode()},
+        rows=int(scored.sum()),
+        quarantine=quarantine,
+        seconds=time.monotonic() - started,
+        environment=numeric_environment("cuda" if config.execution.use_gpu else "cpu"),
+    )
+    store.write_manifest("evaluation", key, [record])
+
+
+def run_evaluation(run: StageRun) -> None:
+    """Evaluate in one task, on a GPU where ``execution.use_gpu`` is set."""
+    import ray
+
+    gpus = 1 if run.config.execution.use_gpu else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(evaluate_encoders)
+    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
+
+
+def _warped_views(
+    config: Config, store: Store, images: list[ProbeImage], quarantine: Quarantine
+) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
+    for image in images:
+        try:
+            data = read_bytes(image_folder(config, store, image.split), image.path)
+            pixels = decode(data, config.source.max_pixels)
+        except BadImageError as error:
+            quarantine.append((image.image_id, image.path, str(error)))
+        else:
+            whole = np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32)
+            yield image, crop_resize(pixels, whole, config.embeddings.image_crop)
+
+
+def _labels(config: Config, store: Store, split: str) -> Labels:
+    annotations = annotation_file(config, store, split)
+    if annotations is None:
+        raise ValueError("evaluation: the source has no annotations")  # the stage is skipped then
+    return read_labels(annotations)
+
+
+def _present(labels: Labels, image: ProbeImage) -> NDArray[np.bool_]:
+    row = int(np.searchsorted(labels.image_ids, image.image_id))
+    if row == len(labels.image_ids) or labels.image_ids[row] != image.image_id:
+        raise ValueError(f"evaluation: image {image.image_id} ({image.path}) has no entry in the annotations")
+    found: NDArray[np.bool_] = labels.present[row]
+    return found
+
+
+EVALUATION = Stage(
+    name="evaluation",
+    title="evaluate",
+    version=1,
+    inputs=(
+        Input("scenes", "collection"),
+        Input("image_level", "collection"),
+        Input("object_level", "collection"),
+    ),
+    settings=(
+        "seed",
+        "encoder.backbone",
+        "evaluation",
+        "embeddings.image_crop",
+        "embeddings.batch_size",
+        "generated.test_images",
+    ),
+    scope="collection",
+    skip=no_labels,
+    identity=label_identity,
+    work=run_evaluation,
+)

@@ -1,0 +1,31 @@
+"""The whole graph: every stage, inputs before what reads them."""
+
+from orl_ray.pipeline import Stage
+
+
+def main_job() -> list[Stage]:
+    """Return the stages from a source of scene images to an object-level backbone, its evaluation and the report."""
+    from orl_ray.embeddings.stages import IMAGE_EMBEDDINGS, ROI_EMBEDDINGS
+    from orl_ray.evaluation.stages import EVALUATION
+    from orl_ray.mining.stages import CENTROIDS_STAGE, CORRESPONDENCES, NEIGHBORS, SHARDS
+    from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
+    from orl_ray.proposals.stages import PROPOSALS, ROIS
+    from orl_ray.report.stages import REPORT
+    from orl_ray.scenes.stages import LISTING, SCENES
+
+    return [
+        LISTING,
+        SCENES,
+        PROPOSALS,
+        ROIS,
+        IMAGE_LEVEL,
+        IMAGE_EMBEDDINGS,
+        CENTROIDS_STAGE,
+        SHARDS,
+        NEIGHBORS,
+        ROI_EMBEDDINGS,
+        CORRESPONDENCES,
+        OBJECT_LEVEL,
+        EVALUATION,
+        REPORT,
+    ]

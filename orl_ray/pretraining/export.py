@@ -1,0 +1,81 @@
+"""From the store's artifacts to the exported training set: images, RoIs, and the pairs that k and the ratio select."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orl_ray.columns import box_lists_of
+from orl_ray.config import Config, Mining
+from orl_ray.mining.matching import pair_count
+from orl_ray.pretraining.training_set import META
+from orl_ray.pretraining.training_set_writer import TrainingSetWriter
+from orl_ray.scenes.decode import BadImageError
+from orl_ray.scenes.reading import image_folder, read_scene
+from orl_ray.storage import PartRecord, Store
+
+Neighbours = Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]]
+
+
+def export_training_set(config: Config, store: Store, manifests: dict[str, str], folder: Path) -> None:
+    """Write what a training reads as a folder of memory-mapped arrays, unless it lies there already.
+
+    A smaller k or pair ratio is a prefix of what was mined: selected here, never searched again.
+
+    Args:
+        config: the config.
+        store: the store.
+        manifests: keys of the manifests of ``scenes`` and, for object-level training, ``rois`` and ``correspondences``.
+        folder: where to; whole or not at all.
+
+    Raises:
+        RuntimeError: an image was lost or changed since it was embedded.
+    """
+    if (folder / META).is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    parts = {name: _by_index(store, name, key) for name, key in manifests.items()}
+    with TrainingSetWriter(folder, config.source.max_pixels) as writer:
+        for index in sorted(parts["scenes"]):
+            if "rois" in parts:
+                objects = _objects(store, parts["rois"][index], parts["correspondences"][index], config.mining)
+                for image_id, data in _images(config, store, parts["scenes"][index], set(objects)):
+                    writer.add(image_id, data, *objects[image_id])
+            else:
+                for image_id, data in _images(config, store, parts["scenes"][index], None):
+                    writer.add(image_id, data)
+
+
+def _by_index(store: Store, artifact: str, manifest: str) -> dict[int, PartRecord]:
+    return {record.index: record for record in store.manifest(artifact, manifest) or []}
+
+
+def _images(config: Config, store: Store, scenes: PartRecord, wanted: set[int] | None) -> Iterator[tuple[int, bytes]]:
+    folder = image_folder(config, store)
+    for row in store.read_table("scenes", scenes.key).to_pylist():
+        if wanted is not None and row["image_id"] not in wanted:
+            continue  # quarantined on its way to RoIs
+        try:
+            yield row["image_id"], read_scene(folder, row["path"], row["content_hash"])
+        except BadImageError as error:
+            raise RuntimeError(f"image {row['image_id']} ({row['path']}) is needed for training: {error}") from error
+
+
+def _objects(
+    store: Store, rois: PartRecord, correspondences: PartRecord, mining: Mining
+) -> dict[int, tuple[NDArray[np.int32], Neighbours]]:
+    """Return the RoIs and the selected neighbours of each image of a part."""
+    roi_table = store.read_table("rois", rois.key)
+    neighbours: dict[int, list[tuple[int, NDArray[np.int32], NDArray[np.int32]]]] = {}
+    table = store.read_table("correspondences", correspondences.key)
+    boxes = zip(box_lists_of(table, "query_boxes"), box_lists_of(table, "neighbor_boxes"), strict=True)
+    rows = table.select(["image_id", "neighbor_id", "rank", "rois"]).to_pylist()
+    for row, (query_boxes, neighbor_boxes) in zip(rows, boxes, strict=True):
+        if row["rank"] < mining.k:
+            count = pair_count(row["rois"], mining.pair_ratio)
+            entry = (row["neighbor_id"], query_boxes[:count], neighbor_boxes[:count])
+            neighbours.setdefault(row["image_id"], []).append(entry)
+    ids = roi_table["image_id"].to_pylist()
+    lists = zip(ids, box_lists_of(roi_table, "boxes"), strict=True)
+    return {image_id: (own, neighbours.get(image_id, [])) for image_id, own in lists}

@@ -1,0 +1,197 @@
+"""The thin Ray Train adapter: workers that each run the plain training loop, and a driver that watches them.
+
+Ray restarts workers that are lost; the loop then goes on from the latest checkpoint in the store. Ray's own snapshots
+hold nothing that we read again.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from orl_ray.config import Config
+from orl_ray.environment import numeric_environment
+from orl_ray.execution import StageRun
+from orl_ray.leases import check_fence
+from orl_ray.pretraining.export import export_training_set
+from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.place import Place
+from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
+from orl_ray.pretraining.training_set import TrainingSet
+from orl_ray.progress import StageProgress
+from orl_ray.storage import Store, write_atomically
+
+_WATCH_SECONDS = 1.0
+# A collective that waits longer than this has lost a partner.
+_COLLECTIVE_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What every worker of one training knows.
+
+    Attributes:
+        config: the config.
+        store: the store.
+        stage: ``image_level`` or ``object_level``.
+        key: key of the output.
+        fence: the lease's fencing token.
+        manifests: artifact -> key of its manifest.
+        threads: threads that cut views, a worker.
+    """
+
+    config: Config
+    store: Store
+    stage: str
+    key: str
+    fence: int
+    manifests: dict[str, str]
+    threads: int
+
+    @property
+    def output(self) -> str:
+        """Name of the output, of its lease and of its checkpoints."""
+        return f"{self.stage}/{self.key}"
+
+
+def fit(run: StageRun, job: TrainingJob) -> None:
+    """Train with Ray Train until the output is written, showing progress.
+
+    Raises:
+        RuntimeError: more workers were lost than ``execution.max_failures``, or the training itself failed.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    execution = run.config.execution
+    cpus = execution.train_cpus or max(1, run.cpus // execution.train_workers)
+    scratch = run.store.root / "ray_train" / job.key
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=execution.train_workers,
+            use_gpu=execution.use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if execution.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"lease-{job.fence}",
+            storage_path=str(scratch),
+            failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
+        ),
+    )
+    with _watched(run.progress, _progress_file(job)):
+        trainer.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(checkpoint_folder(job.store, job.output), ignore_errors=True)
+
+
+def train_worker(arguments: dict[str, TrainingJob]) -> None:
+    """Run the loop in one Ray Train worker; rank 0 writes the output."""
+    import ray.train
+    import ray.train.torch
+
+    job, context = arguments["job"], ray.train.get_context()
+    started = time.monotonic()
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    folder = _local_training_set(job, context.get_local_rank(), place.size)
+    report = _ProgressWriter(job)
+    tensors = train(
+        getattr(job.config, job.stage),
+        job.config.encoder,
+        job.stage,
+        job.config.seed,
+        TrainingSet.open(folder),
+        StoreCheckpoints(job.store, job.output, job.fence),
+        place,
+        report if place.rank == 0 else lambda _step, _total, _entry: None,
+        job.config.execution.checkpoint_seconds,
+        job.threads,
+    )
+    if place.rank == 0:
+        _write_output(job, tensors, time.monotonic() - started, place.device)
+    if context.get_local_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local_training_set(job: TrainingJob, local_rank: int, size: int) -> Path:
+    """Export the training set to this node's disk, once a node; the others wait for it."""
+    folder = Path(tempfile.gettempdir()) / "orl-training-sets" / f"{job.stage}-{job.key}-{job.fence}"
+    if local_rank == 0:
+        export_training_set(job.config, job.store, job.manifests, folder)
+    if size > 1:
+        torch.distributed.barrier()
+    return folder
+
+
+def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: float, device: torch.device) -> None:
+    final = StoreCheckpoints(job.store, job.output, job.fence).latest()
+    history = final.history if final else []
+    prefix = "online.backbone."
+    backbone = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    model = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    check_fence(job.store, job.output, job.fence)
+    job.store.write_part(
+        job.stage,
+        job.key,
+        0,
+        {"model.safetensors": save(model), "backbone.safetensors": save(backbone)},
+        rows=final.step if final else 0,
+        seconds=seconds,
+        environment=numeric_environment(device.type),
+        facts={"history": history},
+    )
+
+
+def _progress_file(job: TrainingJob) -> Path:
+    return checkpoint_folder(job.store, job.output) / "progress.json"
+
+
+class _ProgressWriter:
+    """Tells the driver, through the store, how far the training is."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._path, self._written_at, self._note = _progress_file(job), 0.0, ""
+
+    def __call__(self, step: int, total: int, entry: dict[str, float]) -> None:
+        if entry:
+            self._note = f"loss {entry['loss']:.3f}"
+        if time.monotonic() - self._written_at >= _WATCH_SECONDS:
+            self._written_at = time.monotonic()
+            write_atomically(self._path, json.dumps({"step": step, "total": total, "note": self._note}).encode())
+
+
+@contextlib.contextmanager
+def _watched(progress: StageProgress, path: Path) -> Iterator[None]:
+    stop = threading.Event()
+
+    def watch() -> None:
+        first = True
+        while not stop.wait(_WATCH_SECONDS):
+            try:
+                state = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            if first:
+                progress.resume(state["step"], state["total"])
+                first = False
+            progress.update(state["step"], state["total"], state["note"])
+
+    path.unlink(missing_ok=True)
+    watcher = threading.Thread(target=watch, name="training progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()

@@ -1,0 +1,261 @@
+"""The stage ``report``: a static page with curves, scores, and pictures of what mining found."""
+
+import heapq
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from orl_ray import draws
+from orl_ray.columns import box_lists_of
+from orl_ray.config import Config, flatten
+from orl_ray.evaluation.result import Difference, Result, Score
+from orl_ray.evaluation.stages import RESULT, no_labels
+from orl_ray.execution import StageRun
+from orl_ray.mining.matching import pair_count
+from orl_ray.pipeline import Input, Stage
+from orl_ray.report.galleries import neighbor_strip, pair_picture, patch_pairs
+from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
+from orl_ray.report.verdict import conclude
+from orl_ray.scenes.decode import decode
+from orl_ray.scenes.reading import image_folder, read_scene
+from orl_ray.settings import default, known_settings
+from orl_ray.storage import PartRecord, Store
+
+PAGE = "index.html"
+_NEIGHBOURS_SHOWN = 6
+_PATCHES_SHOWN = 24
+_QUARANTINE_SHOWN = 50
+
+Files = dict[str, bytes]
+Records = dict[str, list[PartRecord]]
+
+
+def make_report(config: Config, store: Store, manifests: dict[str, str], key: str, run_id: str) -> None:
+    """Write the page and its pictures; runs in a task."""
+    started = time.monotonic()
+    records = {name: store.manifest(name, manifests.get(name, "")) or [] for name in _SHOWN}
+    result = _result(store, records)
+    histories = {stage: records[stage][0].facts["history"] for stage in ("image_level", "object_level")}
+    files: Files = {}
+    photographs = _Photographs(config, store, records["scenes"])
+    neighbours, pairs = draw_galleries(config, store, records, photographs, files)
+    images = sum(record.rows for record in records["scenes"])
+    content = ReportContent(
+        title=f"{images:,} scenes: an object-level backbone",
+        run_id=run_id,
+        verdict=conclude(result if isinstance(result, Result) else None, histories, images),
+        stages=[_stage_row(config, name, parts) for name, parts in records.items()],
+        settings=_changed_settings(config),
+        evaluation=no_labels(config) or result,
+        histories=histories,
+        neighbours=neighbours,
+        pairs=pairs,
+        quarantine=_quarantined(store, records),
+        quarantine_count=sum(record.quarantined for parts in records.values() for record in parts),
+        next_steps=_next_steps(config, store, records["object_level"][0]),
+    )
+    files[PAGE] = render_page(content).encode()
+    record = store.write_part("report", key, 0, files, rows=1, seconds=time.monotonic() - started)
+    store.write_manifest("report", key, [record])
+
+
+def report_page(store: Store, key: str) -> Path:
+    """Return the path of a report's page."""
+    return store.part_folder("report", key) / PAGE
+
+
+def draw_galleries(
+    config: Config, store: Store, records: Records, photographs: "_Photographs", files: Files
+) -> tuple[list[Picture], list[Picture]]:
+    """Draw, for a keyed draw of images, their neighbours, their RoI pairs, and the most similar patches.
+
+    Args:
+        config: the config.
+        store: the store.
+        records: artifact -> records.
+        photographs: reads images by id.
+        files: gets the pictures, by file name.
+
+    Returns:
+        The pictures of neighbours, and those of RoI pairs.
+    """
+    chosen = _gallery_images(config, store, records["neighbors"])
+    photographs.find({*chosen, *(i for _, ids, _ in chosen.values() for i in ids[:_NEIGHBOURS_SHOWN])})
+    neighbours, pairs, patches = [], [], []
+    for image_id, (part, ids, similarities) in sorted(chosen.items()):
+        image = photographs.read(image_id)
+        name = f"neighbours-{image_id}.jpg"
+        near = zip(ids[:_NEIGHBOURS_SHOWN], similarities[:_NEIGHBOURS_SHOWN], strict=True)
+        files[name] = neighbor_strip(image, [(photographs.read(i), similarity) for i, similarity in near])
+        caption = f"{photographs.path(image_id)} and its nearest images, with cosine similarities."
+        neighbours.append(Picture(name, caption, f"Image {image_id} beside its {_NEIGHBOURS_SHOWN} nearest images."))
+        for neighbor, found in _pairs_of(store, records["correspondences"], part, image_id, config)[:1]:
+            other, name = photographs.read(neighbor), f"pairs-{image_id}-{neighbor}.jpg"
+            files[name] = pair_picture(image, other, [(tuple(a), tuple(b), similarity) for a, b, similarity in found])
+            caption = f"{photographs.path(image_id)} and {photographs.path(neighbor)}: the most similar regions."
+            pairs.append(Picture(name, caption, f"{len(found)} paired regions of images {image_id} and {neighbor}."))
+            patches += [(_cut(image, a), _cut(other, b), similarity) for a, b, similarity in found]
+    if patches:
+        best = sorted(patches, key=lambda patch: -patch[2])[:_PATCHES_SHOWN]
+        files["patches.jpg"] = patch_pairs(best)
+        caption = "The most similar pairs of the images above: query region, neighbour region, cosine similarity."
+        pairs.append(Picture("patches.jpg", caption, f"{len(best)} pairs of regions, cut out and side by side."))
+    return neighbours, pairs
+
+
+class _Photographs:
+    """Images by id, for the few that a page shows."""
+
+    def __init__(self, config: Config, store: Store, scenes: Iterable[PartRecord]) -> None:
+        self._config, self._store, self._scenes = config, store, list(scenes)
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def find(self, image_ids: Iterable[int]) -> None:
+        """Look the rows of some images up, in one pass over the parts."""
+        wanted = np.fromiter(image_ids, np.int64)
+        for record in self._scenes:
+            table = self._store.read_table("scenes", record.key)
+            for row in table.filter(pc.is_in(table["image_id"], value_set=pc.unique(wanted))).to_pylist():
+                self._rows[row["image_id"]] = row
+
+    def path(self, image_id: int) -> str:
+        return str(self._rows[image_id]["path"])
+
+    def read(self, image_id: int) -> NDArray[np.uint8]:
+        row = self._rows[image_id]
+        folder = image_folder(self._config, self._store)
+        return decode(read_scene(folder, row["path"], row["content_hash"]), self._config.source.max_pixels)
+
+
+def _gallery_images(
+    config: Config, store: Store, records: Iterable[PartRecord]
+) -> dict[int, tuple[int, list[int], list[float]]]:
+    """Draw images: id -> (part, neighbour ids, similarities). Memory is bounded by a part and the gallery."""
+    key = draws.stream(config.seed, "report", "gallery")
+    kept: list[tuple[float, int, int, list[int], list[float]]] = []
+    for record in records:
+        table = store.read_table("neighbors", record.key)
+        drawn = draws.uniform(key, table["image_id"].to_numpy(), 1)[:, 0]
+        rows = zip(drawn.tolist(), table.to_pylist(), strict=True)
+        part = [
+            (draw, row["image_id"], record.index, row["neighbor_ids"], row["similarities"])
+            for draw, row in rows
+            if row["neighbor_ids"]
+        ]
+        kept = heapq.nsmallest(config.report.gallery_images, [*kept, *part])
+    return {image_id: (part, ids, similarities) for _, image_id, part, ids, similarities in kept}
+
+
+def _pairs_of(
+    store: Store, records: Iterable[PartRecord], part: int, image_id: int, config: Config
+) -> list[tuple[int, list[tuple[NDArray[np.int32], NDArray[np.int32], float]]]]:
+    """Return (neighbour, [(box, neighbour's box, similarity)]) of one image, nearest neighbour first."""
+    record = next(record for record in records if record.index == part)
+    table = store.read_table("correspondences", record.key)
+    table = table.filter(pc.equal(table["image_id"], image_id))
+    found = []
+    columns = (table.to_pylist(), box_lists_of(table, "query_boxes"), box_lists_of(table, "neighbor_boxes"))
+    for row, query, neighbor in zip(*columns, strict=True):
+        count = pair_count(row["rois"], config.mining.pair_ratio)
+        entries = list(zip(query[:count], neighbor[:count], row["similarities"][:count], strict=True))
+        found.append((int(row["neighbor_id"]), entries))
+    return found
+
+
+def _cut(image: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
+    x, y, width, height = box
+    return image[y : y + height, x : x + width]
+
+
+def _result(store: Store, records: Records) -> Result | str:
+    if not records.get("evaluation"):
+        return ""
+    value = json.loads(store.read_file("evaluation", records["evaluation"][0].key, RESULT))
+    if "not_scored" in value:
+        return str(value["not_scored"])
+    value["rows"] = tuple(Score(**row) for row in value["rows"])
+    value["differences"] = tuple(Difference(**row) for row in value["differences"])
+    value["classes"] = tuple(value["classes"])
+    return Result(**value)
+
+
+def _stage_row(config: Config, name: str, parts: list[PartRecord]) -> StageRow:
+    seconds = sum(record.seconds for record in parts)
+    quarantined = sum(record.quarantined for record in parts)
+    note = f"{len(parts)} parts" if len(parts) > 1 else ""
+    if quarantined:
+        note = f"{note}, {quarantined} quarantined".lstrip(", ")
+    if name == "evaluation" and not parts:
+        return StageRow(name, "skipped", 0, 0.0, no_labels(config))
+    return StageRow(name, "done", sum(record.rows for record in parts), seconds, note)
+
+
+def _changed_settings(config: Config) -> list[Setting]:
+    known, values = known_settings(), flatten(config)
+    return [
+        Setting(name, str(default(known[name])), str(value))
+        for name, value in values.items()
+        if known[name].metadata["semantic"] and value != default(known[name])
+    ]
+
+
+def _quarantined(store: Store, records: Records) -> list[Quarantined]:
+    rows: list[Quarantined] = []
+    for name, parts in records.items():
+        for record in parts:
+            if record.quarantined and len(rows) < _QUARANTINE_SHOWN:
+                table = store.quarantine(name, record.key).to_pylist()
+                rows += [Quarantined(row["image_id"], row["path"], name, row["reason"]) for row in table]
+    return rows[:_QUARANTINE_SHOWN]
+
+
+def _next_steps(config: Config, store: Store, record: PartRecord) -> list[str]:
+    file = store.part_folder("object_level", record.key).relative_to(store.root) / "backbone.safetensors"
+    backbone = config.encoder.backbone
+    return [
+        f"The object-level backbone is {file} in the store: torchvision's {backbone} takes it with only fc missing.",
+        "Look at the paired regions above: pairs should show the same kind of thing. If not, train image-level longer.",
+        "Change a setting and run the same command again: only what depends on it is made again.",
+    ]
+
+
+def run_report(run: StageRun) -> None:
+    """Write the report in one task."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(make_report)
+    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key, run.run_id))
+
+
+_SHOWN = (
+    "listing",
+    "scenes",
+    "proposals",
+    "rois",
+    "image_level",
+    "image_embeddings",
+    "centroids",
+    "shards",
+    "neighbors",
+    "roi_embeddings",
+    "correspondences",
+    "object_level",
+    "evaluation",
+)
+
+REPORT = Stage(
+    name="report",
+    title="write the report",
+    version=1,
+    inputs=tuple(Input(name, "collection") for name in _SHOWN),
+    settings=("seed", "report", "mining.k", "mining.pair_ratio"),
+    scope="collection",
+    unit="pages",
+    work=run_report,
+)

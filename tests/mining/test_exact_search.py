@@ -1,0 +1,234 @@
+"""Exact search: equal, bit by bit, to a full sort in float64, whatever the shards, batches and ties."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orl_ray.mining import exact_search
+from orl_ray.mining.exact_search import ExactIndex, Neighbors, merge_neighbors
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Keep faiss's and OpenMP's threads from fighting over the cores of a small machine."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+def unit(values):
+    """Normalise rows and round them to float16."""
+    values = np.asarray(values, np.float64)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+
+
+def brute_force(ids, vectors, queries, query_ids, k):
+    """Sort every image by (falling exact similarity, rising id), without the query's own."""
+    matrix = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    found = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
+    for row in range(len(queries)):
+        order = [i for i in np.lexsort((ids, -matrix[row])) if ids[i] != query_ids[row]][:k]
+        found[0][row, : len(order)], found[1][row, : len(order)] = ids[order], matrix[row, order]
+    return Neighbors(*found)
+
+
+def assert_same(found, expected):
+    """Compare ids and the bits of similarities."""
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.similarities, expected.similarities)
+
+
+def collection(kind, count=400, length=32, seed=0):
+    """Return shuffled ids and vectors: random, clusters so tight that float32 confuses them, or duplicates."""
+    rng = np.random.default_rng(seed)
+    if kind == "random":
+        vectors = unit(rng.normal(size=(count, length)))
+    elif kind == "clustered":
+        vectors = unit(
+            rng.normal(size=(5, length))[rng.integers(0, 5, count)] + 0.002 * rng.normal(size=(count, length))
+        )
+    else:
+        vectors = unit(rng.normal(size=(6, length)))[rng.integers(0, 6, count)]
+    return rng.permutation(10 * count)[:count].astype(np.int64), vectors
+
+
+KINDS = ["random", "clustered", "duplicates"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 10, 399, 500])
+def test_neighbours_equal_brute_force(kind, k):
+    ids, vectors = collection(kind)
+    found = ExactIndex(ids, vectors).search(vectors[:60], ids[:60], k)
+    assert_same(found, brute_force(ids, vectors, vectors[:60], ids[:60], k))
+    assert found.ids.dtype == np.int64
+    assert found.similarities.dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shards", [2, 3, 7])
+def test_shards_merge_to_the_result_of_one_index(kind, shards):
+    ids, vectors = collection(kind)
+    whole = ExactIndex(ids, vectors).search(vectors, ids, 10)
+    shard = np.random.default_rng(shards).integers(0, shards, len(ids))
+    parts = [ExactIndex(ids[shard == s], vectors[shard == s]).search(vectors, ids, 10) for s in range(shards)]
+    assert_same(merge_neighbors(parts, 10), whole)
+    assert_same(merge_neighbors(parts[::-1], 10), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_query_batches_change_nothing(kind, batch):
+    ids, vectors = collection(kind)
+    index = ExactIndex(ids, vectors)
+    whole = index.search(vectors[:100], ids[:100], 10)
+    for start in range(0, 100, batch):
+        rows = slice(start, min(start + batch, 100))
+        part = index.search(vectors[rows], ids[rows], 10)
+        assert_same(part, Neighbors(whole.ids[rows], whole.similarities[rows]))
+
+
+def test_threads_change_nothing():
+    ids, vectors = collection("clustered", length=256)
+    results = []
+    for threads in (1, 2):
+        faiss.omp_set_num_threads(threads)
+        results.append(ExactIndex(ids, vectors).search(vectors, ids, 10))
+    assert_same(results[0], results[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 4), st.integers(1, 70), st.booleans())
+def test_small_collections_equal_brute_force(seed, count, length, k, shuffled_ids):
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.integers(0, 3, (count, length)) + np.eye(1, length))
+    ids = rng.permutation(count) if shuffled_ids else np.arange(count) - 5
+    queries, query_ids = vectors[: count // 2 + 1], ids[: count // 2 + 1]
+    expected = brute_force(ids, vectors, queries, query_ids, k)
+    assert_same(ExactIndex(ids, vectors).search(queries, query_ids, k), expected)
+    shard = rng.integers(0, 3, count)
+    parts = [ExactIndex(ids[shard == s], vectors[shard == s]).search(queries, query_ids, k) for s in range(3)]
+    assert_same(merge_neighbors(parts, k), expected)
+
+
+def test_blocks_of_queries_and_of_the_scan_change_nothing(monkeypatch):
+    ids, vectors = collection("duplicates")
+    whole = ExactIndex(ids, vectors).search(vectors, ids, 10)
+    monkeypatch.setattr(exact_search, "_WORKING_NUMBERS", 5 * 43 * 32)
+    monkeypatch.setattr(exact_search, "_BLOCK_ROWS", 37)
+    monkeypatch.setattr(exact_search, "_SCAN_QUERIES", 2)
+    assert_same(ExactIndex(ids, vectors).search(vectors, ids, 10), whole)
+
+
+def test_random_vectors_need_no_scan_and_duplicates_do(monkeypatch):
+    scanned = []
+    scan = ExactIndex._scan
+
+    def counted(index, queries, query_ids, k):
+        scanned.append(len(queries))
+        return scan(index, queries, query_ids, k)
+
+    monkeypatch.setattr(ExactIndex, "_scan", counted)
+    ids, vectors = collection("random")
+    ExactIndex(ids, vectors).search(vectors, ids, 10)
+    assert scanned == []
+    ids, vectors = collection("duplicates")
+    ExactIndex(ids, vectors).search(vectors, ids, 10)
+    assert sum(scanned) == len(ids)
+
+
+def test_more_equal_images_than_candidates_are_ordered_by_id():
+    vectors = unit(np.ones((300, 16)))
+    ids = np.random.default_rng(0).permutation(300)
+    found = ExactIndex(ids, vectors).search(vectors[:3], ids[:3], 5)
+    for row in range(3):
+        assert found.ids[row].tolist() == [i for i in range(10) if i != ids[row]][:5]
+
+
+def test_self_is_excluded_by_id_and_its_duplicates_are_kept():
+    vectors = unit([[1, 0], [1, 0], [1, 0], [0, 1]])
+    found = ExactIndex(np.array([5, 3, 9, 1]), vectors).search(vectors, np.array([5, 3, 9, 1]), 3)
+    assert found.ids.tolist() == [[3, 9, 1], [5, 9, 1], [3, 5, 1], [3, 5, 9]]
+    assert found.similarities[0].tolist() == [1, 1, 0]
+
+
+def test_a_query_that_is_not_indexed_loses_nothing():
+    vectors = unit(np.eye(3))
+    found = ExactIndex(np.arange(3), vectors).search(vectors[:1], np.array([77]), 1)
+    assert found.ids.tolist() == [[0]]
+
+
+def test_missing_neighbours_are_padded():
+    vectors = unit(np.eye(2))
+    found = ExactIndex(np.array([4, 2]), vectors).search(vectors[:1], np.array([4]), 3)
+    assert found.ids.tolist() == [[2, -1, -1]]
+    assert found.similarities.tolist() == [[0, -np.inf, -np.inf]]
+
+
+def test_an_empty_shard_finds_nothing():
+    found = ExactIndex(np.zeros(0, np.int64), np.zeros((0, 2), np.float16)).search(unit(np.eye(2)), np.arange(2), 2)
+    assert (found.ids == -1).all()
+    assert np.isneginf(found.similarities).all()
+    assert found.ids.shape == (2, 2)
+
+
+def test_no_queries_give_no_rows():
+    ids, vectors = collection("random")
+    assert ExactIndex(ids, vectors).search(vectors[:0], ids[:0], 4).ids.shape == (0, 4)
+
+
+def test_a_negative_image_id_is_an_id_like_others():
+    vectors = unit([[1, 0], [1, 0.1], [0, 1]])
+    found = ExactIndex(np.array([-1, -7, 0]), vectors).search(vectors, np.array([-1, -7, 0]), 2)
+    assert found.ids.tolist() == [[-7, 0], [-1, 0], [-7, -1]]
+
+
+def test_an_image_whose_id_is_the_padding_survives_merging():
+    one = Neighbors(np.array([[-1, -1]]), np.array([[0.5, -np.inf]]))
+    other = Neighbors(np.array([[3, -1]]), np.array([[0.25, -np.inf]]))
+    assert merge_neighbors([one, other], 3).ids.tolist() == [[-1, 3, -1]]
+    assert merge_neighbors([one, other], 3).similarities.tolist() == [[0.5, 0.25, -np.inf]]
+
+
+def test_merging_fewer_or_more_columns_than_k():
+    one = Neighbors(np.array([[4]]), np.array([[0.5]]))
+    other = Neighbors(np.array([[9, 2, -1]]), np.array([[0.5, 0.25, -np.inf]]))
+    assert merge_neighbors([one, other], 2).ids.tolist() == [[4, 9]]
+    assert merge_neighbors([other, one], 5).ids.tolist() == [[4, 9, 2, -1, -1]]
+
+
+@pytest.mark.parametrize("parts", [[], [Neighbors(np.zeros((1, 2)), np.zeros((1, 2))), Neighbors(np.zeros((2, 2)), 0)]])
+def test_parts_of_other_queries_do_not_merge(parts):
+    with pytest.raises(ValueError, match="same queries"):
+        merge_neighbors(parts, 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        ([1, 2], np.eye(3), "one id"),
+        ([1, 2, 1], np.eye(3), "image id 1 is in the index twice"),
+        ([1, 2, 3], 2 * np.eye(3), "unit vectors"),
+    ],
+)
+def test_bad_collections_are_refused(ids, vectors, message):
+    with pytest.raises(ValueError, match=message):
+        ExactIndex(np.array(ids), vectors.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("queries", "query_ids", "k", "message"),
+    [
+        (np.eye(3), [1, 2, 3], 0, "at least one neighbour"),
+        (np.eye(3), [1, 2], 1, "the index needs"),
+        (np.eye(2), [1, 2], 1, "the index needs"),
+        (np.zeros((1, 3)), [1], 1, "unit vectors"),
+    ],
+)
+def test_bad_queries_are_refused(queries, query_ids, k, message):
+    index = ExactIndex(np.arange(3), unit(np.eye(3)))
+    with pytest.raises(ValueError, match=message):
+        index.search(queries.astype(np.float16), np.array(query_ids), k)
