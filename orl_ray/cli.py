@@ -20,7 +20,7 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 a stage failed, 2 the settings or the store cannot be used, 130 interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # settings may stand before and after options
     if options.help_settings:
         print(settings_help())
         return 0

@@ -214,7 +214,7 @@ def _plan_stage(
 ) -> StagePlan:
     if reason := stage.skip(config):
         return StagePlan(stage, State.SKIPPED, reason)
-    needed = [*(entry.artifact for entry in stage.inputs), *stage.after]
+    needed = list(dict.fromkeys([*(entry.artifact for entry in stage.inputs), *stage.after]))
     waiting = [name for name in needed if plans[name].state not in (State.DONE, State.SKIPPED)]
     if waiting:
         return StagePlan(stage, State.WAITS, f"needs {', '.join(waiting)}")

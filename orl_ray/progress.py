@@ -72,14 +72,6 @@ class StageProgress:
         """Say how much is done in all."""
         with self._lock:
             self.total = self.total if total is None else total
-            if (
-                self._started_with == 0
-                and self.done == 0
-                and done > 0
-                and total is not None
-                and note.startswith("resumed")
-            ):
-                self._started_with = done
             self.done = done
             now = time.monotonic()
             pause = _BAR_SECONDS if self.console.is_terminal else _LINE_SECONDS

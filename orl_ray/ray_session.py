@@ -46,6 +46,5 @@ def ray_session(config: Config) -> Iterator[int]:
 
 def _quiet_libraries() -> None:
     # Progress and errors reach people through our own lines; Ray's per-operator chatter would bury them.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    logging.getLogger("ray.train").setLevel(logging.ERROR)

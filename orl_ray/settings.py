@@ -73,7 +73,9 @@ def load(preset: str = "coco", file: str | Path | None = None, overrides: Sequen
         mistakes.append(f"preset: unknown preset {preset!r}{_nearest(preset, PRESETS)}")
     raw: dict[str, object] = {**PRESETS.get(preset, {}), **from_file, **from_overrides}
     values = _check_values(raw, mistakes)
-    mistakes.extend(_check_together(values))
+    wrong = values.keys() & {line.partition(":")[0] for line in mistakes}
+    # A wrong value stands at its default here: what that default does not go with is no mistake of the user's.
+    mistakes.extend(line for line in _check_together(values) if not any(name in line for name in wrong))
     if mistakes:
         raise ConfigError(mistakes)
     return build(values)
@@ -98,7 +100,7 @@ def build(values: Mapping[str, Value]) -> Config:
 def _read_file(file: str | Path, mistakes: list[str]) -> dict[str, object]:
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
         mistakes.append(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}")
         return {}
     if content is None:
@@ -116,16 +118,19 @@ def _read_file(file: str | Path, mistakes: list[str]) -> dict[str, object]:
 
 
 def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> dict[str, object]:
+    known = known_settings()
     values: dict[str, object] = {}
     for override in overrides:
-        name, equals, text = override.partition("=")
+        name, equals, text = (part.strip() for part in override.partition("="))
         if not equals:
             mistakes.append(f"{override}: an override is written name=value")
             continue
+        # Text is taken as it stands: YAML would cut a path at " #" and read the name 2024-05-01 as a date.
+        is_text = not text or (name in known and known[name].type is str)
         try:
-            values[name.strip()] = yaml.safe_load(text) if text.strip() else ""
-        except yaml.YAMLError:
-            values[name.strip()] = text
+            values[name] = text if is_text else yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError):
+            values[name] = text
     return values
 
 
@@ -138,7 +143,7 @@ def _check_values(raw: Mapping[str, object], mistakes: list[str]) -> dict[str, V
             continue
         try:
             values[name] = _check_value(value, known[name])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             mistakes.append(f"{name}: {error}")
     return values
 
@@ -179,11 +184,9 @@ _TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", 
 
 
 def _nearest(name: str, valid: Mapping[str, object] | Sequence[str]) -> str:
-    names = list(valid)
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not matches:  # the right name in a wrong section, or none
-        last = name.rpartition(".")[2]
-        matches = [candidate for candidate in names if candidate.rpartition(".")[2] == last][:1]
+    names, last = list(valid), name.rpartition(".")[2]
+    same = [candidate for candidate in names if candidate.rpartition(".")[2] == last]  # right name, wrong section
+    matches = difflib.get_close_matches(name, same or names, n=1, cutoff=0.0 if same else 0.6)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 

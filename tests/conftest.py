@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The cores are shared, so time tells nothing about one example.
+settings.register_profile("orl", deadline=None)
+settings.load_profile("orl")
 
 
 @pytest.fixture(scope="session")

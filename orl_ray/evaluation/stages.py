@@ -75,13 +75,13 @@ def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage
     chosen = np.sort(np.argsort(drawn, kind="stable")[: config.evaluation.max_images])
     fold = validation_fold(ids, config.seed, config.evaluation.validation_fraction)
     scored = fold if not test else np.arange(len(rows)) >= len(train)
-    return [ProbeImage(*rows[i], bool(scored[i])) for i in chosen]
+    return [ProbeImage(rows[i][0], rows[i][1], rows[i][2], scored=bool(scored[i])) for i in chosen]
 
 
 def probe_features(
     config: Config, store: Store, images: list[ProbeImage], encoders: dict[str, FrozenEncoder], quarantine: Quarantine
 ) -> tuple[list[ProbeImage], dict[str, NDArray[np.float32]]]:
-    """Embed images with every encoder: the whole image, warped to ``embeddings.image_crop`` (specification 5.1).
+    """Embed images with every encoder: the whole image, warped to a square, pooled features.
 
     Returns:
         The images that could be read, and for each encoder their (n, D) float32 unit vectors.

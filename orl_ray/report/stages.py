@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orl_ray import draws
 from orl_ray.columns import box_lists_of
 from orl_ray.config import Config, flatten
-from orl_ray.evaluation.result import Difference, Result, Score
+from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.matching import pair_count
@@ -91,10 +91,10 @@ def draw_galleries(
     for image_id, (part, ids, similarities) in sorted(chosen.items()):
         image = photographs.read(image_id)
         name = f"neighbours-{image_id}.jpg"
-        near = zip(ids[:_NEIGHBOURS_SHOWN], similarities[:_NEIGHBOURS_SHOWN], strict=True)
+        near = list(zip(ids, similarities, strict=True))[:_NEIGHBOURS_SHOWN]
         files[name] = neighbor_strip(image, [(photographs.read(i), similarity) for i, similarity in near])
         caption = f"{photographs.path(image_id)} and its nearest images, with cosine similarities."
-        neighbours.append(Picture(name, caption, f"Image {image_id} beside its {_NEIGHBOURS_SHOWN} nearest images."))
+        neighbours.append(Picture(name, caption, f"Image {image_id} beside its {len(near)} nearest images."))
         for neighbor, found in _pairs_of(store, records["correspondences"], part, image_id, config)[:1]:
             other, name = photographs.read(neighbor), f"pairs-{image_id}-{neighbor}.jpg"
             files[name] = pair_picture(image, other, [(tuple(a), tuple(b), similarity) for a, b, similarity in found])
@@ -179,10 +179,7 @@ def _result(store: Store, records: Records) -> Result | str:
     value = json.loads(store.read_file("evaluation", records["evaluation"][0].key, RESULT))
     if "not_scored" in value:
         return str(value["not_scored"])
-    value["rows"] = tuple(Score(**row) for row in value["rows"])
-    value["differences"] = tuple(Difference(**row) for row in value["differences"])
-    value["classes"] = tuple(value["classes"])
-    return Result(**value)
+    return Result.from_json(value)
 
 
 def _stage_row(config: Config, name: str, parts: list[PartRecord]) -> StageRow:
@@ -256,6 +253,6 @@ REPORT = Stage(
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
     settings=("seed", "report", "mining.k", "mining.pair_ratio"),
     scope="collection",
-    unit="pages",
+    unit="page",
     work=run_report,
 )

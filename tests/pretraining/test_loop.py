@@ -9,7 +9,7 @@ import torch
 from orl_ray import config
 from orl_ray.encoders.backbones import Backbone, build_backbone
 from orl_ray.encoders.weights import load_backbone
-from orl_ray.pretraining.checkpoints import Checkpoint, FolderCheckpoints
+from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
@@ -51,15 +51,14 @@ def uninterrupted(object_folder):
     return run(TrainingSet.open(object_folder), store=store), store.saved[-1].history
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(
-    object_set, uninterrupted, killed_after, tmp_path
-):
+def test_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(object_set, uninterrupted):
+    killed_after = 2  # the next batch holds the end of one lap and the start of another
+
     def kill(step, total, entry):
         if step == killed_after:
             raise Killed
 
-    store = FolderCheckpoints(tmp_path)
+    store = Memory()
     with pytest.raises(Killed):
         run(object_set, store=store, seconds=0, on_step=kill)
     assert store.latest().step == killed_after
@@ -182,7 +181,7 @@ def test_diverged_training_stops_with_an_error_and_saves_nothing(object_set):
 def test_loss_falls_on_a_few_images(object_set):
     store = Memory()
     settings = config.ImageLevel(
-        epochs=24, batch_size=8, view_size=32, learning_rate=3.0, warmup_epochs=1, ema_base=0.99, ema_horizon=0.2
+        epochs=16, batch_size=8, view_size=32, learning_rate=3.0, warmup_epochs=1, ema_base=0.99, ema_horizon=0.2
     )
     run(object_set, settings, store)
     losses = [entry["loss"] for entry in store.saved[-1].history]
