@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from orl_ray.config import PRESETS, Config
-from orl_ray.pipeline import Stage, StagePlan, State, plan
+from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
 from orl_ray.progress import Console, duration, table
-from orl_ray.settings import ConfigError, load, settings_help
+from orl_ray.settings import load, settings_help
 from orl_ray.storage import Store, StoreError
 
 
@@ -28,12 +28,12 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         config = load(options.preset, options.config, options.settings)
         store = Store(config.execution.store)
         store.prepare()
-    except (ConfigError, StoreError) as error:
+        from orl_ray.graph import main_job
+
+        stages, console = up_to(main_job(), options.until), Console()
+    except (ValueError, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    from orl_ray.graph import main_job
-
-    stages, console = main_job(), Console()
     if options.dry_run:
         print(dry_run(config, stages, store))
         return 0
@@ -65,10 +65,10 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     print(_summary_table(summary.plans, summary.made))
     work = "" if summary.used_ray else "; nothing was missing, Ray was not started"
     print(f"\n{duration(summary.seconds)}{work}. Run record: {store.root / 'runs' / summary.run_id}.json")
-    report = next(p for p in summary.plans if p.stage.name == "report")
-    print(f"report: {store.part_folder('report', report.key) / 'index.html'}")
-    trained = next(p for p in summary.plans if p.stage.name == "object_level")
-    print(f"backbone: {store.part_folder('object_level', trained.key) / 'backbone.safetensors'}")
+    products = {"report": "index.html", "object_level": "backbone.safetensors"}
+    for p in summary.plans:
+        if p.stage.name in products:
+            print(f"{p.stage.name}: {store.part_folder(p.stage.name, p.key) / products[p.stage.name]}")
     return 0
 
 
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("settings", nargs="*", metavar="name=value", help="settings, for example mining.k=5")
     parser.add_argument("--preset", default="laptop", help=f"start from a preset: {', '.join(PRESETS)} (laptop)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    parser.add_argument("--until", default="report", metavar="STAGE", help="make only this stage and what it needs")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and end")
     parser.add_argument("--help-settings", action="store_true", help="list every setting, and end")
     return parser

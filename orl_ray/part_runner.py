@@ -79,7 +79,7 @@ def run_parts(
         on_device: ask for a GPU a worker where ``execution.use_gpu`` is set.
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
     data_context = DataContext.get_current()
     data_context.enable_progress_bars = False
@@ -88,12 +88,15 @@ def run_parts(
     gpus = 1 if on_device and run.config.execution.use_gpu else 0
     workers = run.config.execution.data_workers or (int(ray.cluster_resources().get("GPU", 0)) if gpus else run.cpus)
     missing = [{"index": p.index, "key": p.key, "inputs": json.dumps(p.inputs)} for p in run.plan.missing]
-    receipts = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
-        PartWorker,
-        fn_constructor_args=(run.plan.stage.name, process, prepare, context),
-        compute=ActorPoolStrategy(size=max(1, min(workers, len(missing)))),
-        **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
-    )
+    size = max(1, min(workers, len(missing)))
+    resources = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
+    arguments = (run.plan.stage.name, process, prepare, context)
+    descriptors = ray.data.from_items(missing, override_num_blocks=len(missing))
+    if prepare is prepare_nothing:  # tasks re-use warm processes; actors keep a state
+        receipts = descriptors.map(PartWorker(*arguments), compute=TaskPoolStrategy(size=size), **resources)
+    else:
+        pool = ActorPoolStrategy(size=size)
+        receipts = descriptors.map(PartWorker, fn_constructor_args=arguments, compute=pool, **resources)
     for receipt in receipts.iter_rows():
         run.progress.advance(int(receipt["rows"]))
 

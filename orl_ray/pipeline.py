@@ -158,6 +158,25 @@ def semantic_settings(config: Config, names: Sequence[str]) -> dict[str, Value]:
     return chosen
 
 
+def up_to(stages: Sequence[Stage], name: str) -> list[Stage]:
+    """Return a stage and everything that it needs, in the same order.
+
+    Raises:
+        ValueError: there is no stage of that name.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    if name not in by_name:
+        raise ValueError(f"unknown stage {name!r}; the stages are {', '.join(by_name)}")
+    wanted: set[str] = set()
+    open_names = [name]
+    while open_names:
+        stage = by_name[open_names.pop()]
+        if stage.name not in wanted:
+            wanted.add(stage.name)
+            open_names += [*(entry.artifact for entry in stage.inputs), *stage.after]
+    return [stage for stage in stages if stage.name in wanted]
+
+
 def plan(config: Config, stages: Sequence[Stage], store: Store) -> list[StagePlan]:
     """Compare what a config wants with what a store holds. Reads records only; starts nothing.
 
@@ -262,10 +281,12 @@ def _wanted_parts(
 
 def _present_records(store: Store, stage: Stage, key: str, parts: Sequence[PartPlan]) -> list[PartRecord]:
     records = store.manifest(stage.name, key)
-    if records is None and stage.scope == "part":
-        found = store.records(stage.name, [part.key for part in parts])
-        records = [found[part.key] for part in parts if part.key in found]
-    return records or []
+    if records is None:
+        found = store.records(stage.name, [part.key for part in parts]) if stage.scope == "part" else {}
+        return [found[part.key] for part in parts if part.key in found]
+    present = store.present(stage.name)  # a part that was deleted is made again, whatever the manifest says
+    kept = [record for record in records if record.key in present]
+    return kept if stage.scope == "part" or len(kept) == len(records) else []
 
 
 def _explain(

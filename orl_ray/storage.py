@@ -187,6 +187,8 @@ class Store:
             columns = list(zip(*sorted(quarantine), strict=True))
             table = pa.table([pa.array(column) for column in columns], schema=schema.QUARANTINE)
             write_atomically(self._quarantine_path(artifact, key), parquet_bytes(table))
+        else:
+            self._quarantine_path(artifact, key).unlink(missing_ok=True)  # of an earlier try that did not end
         record = PartRecord(
             artifact=artifact,
             key=key,
@@ -209,10 +211,15 @@ class Store:
 
     def records(self, artifact: str, keys: Iterable[str]) -> dict[str, PartRecord]:
         """Return the records of those of ``keys`` that were written, after one listing of the artifact's folder."""
-        folder = self.root / artifact
-        present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-        found = {key: self.record(artifact, key) for key in keys if f"{key}.json" in present}
+        present = self.present(artifact)
+        found = {key: self.record(artifact, key) for key in keys if key in present}
         return {key: record for key, record in found.items() if record is not None}
+
+    def present(self, artifact: str) -> set[str]:
+        """Return the keys of all parts of an artifact that were written, by one listing of its folder."""
+        folder = self.root / artifact
+        names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def read_file(self, artifact: str, key: str, name: str) -> bytes:
         """Read one file of a part and check it against its record.
@@ -225,7 +232,7 @@ class Store:
             raise StoreError(f"{artifact} {key}: no file {name}; run the pipeline again to make it")
         data = (self.part_folder(artifact, key) / name).read_bytes()
         if digest(data) != record.files[name]["hash"]:
-            raise StoreError(f"{artifact} {key}: {name} changed since it was written; delete the part and run again")
+            raise StoreError(f"{artifact} {key}: {name} changed since it was written; delete {key}.json and run again")
         return data
 
     def read_table(self, artifact: str, key: str, name: str = TABLE) -> pa.Table:

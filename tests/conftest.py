@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -19,3 +20,20 @@ def scenes_root() -> Path:
     if not (root / "coco_dev" / "images").is_dir():
         pytest.skip(f"no real photographs: set ORL_SCENES to a folder with coco_dev/ and coco_pool/ (looked in {root})")
     return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_disk_flushes():
+    """Flush nothing to disk: tests survive no power cut, and a busy disk would take most of their time."""
+    with mock.patch("os.fsync"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Return a small store that went all the way to the report, to be read only; ``copy`` gives one to change."""
+    from small_store import SmallStore
+
+    small = SmallStore.new(tmp_path_factory.mktemp("finished") / "store")
+    small.make()
+    return small

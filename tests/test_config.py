@@ -47,7 +47,8 @@ def test_semantic_defaults_equal_the_committed_table():
         f"because a setting at its default is not in the key; then write the new value into {DEFAULTS.name}"
     )
     assert committed.keys() == now.keys(), (
-        f"write new settings into {DEFAULTS.name} and take removed ones out; a removed setting needs a new stage version"
+        f"write new settings into {DEFAULTS.name} and take removed ones out; "
+        "a removed setting needs a new stage version"
     )
 
 

@@ -1,5 +1,6 @@
 """The store: what is whole exists, what is changed is refused, and equal content has equal bytes."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -57,7 +58,7 @@ def nested(rows):
 def cut(table, places):
     """Return the same rows in chunks that end at ``places``."""
     bounds = [0, *sorted(places), len(table)]
-    return pa.concat_tables([table.slice(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)])
+    return pa.concat_tables([table.slice(a, b - a) for a, b in itertools.pairwise(bounds)])
 
 
 class TestDigests:
@@ -155,7 +156,7 @@ class TestParts:
         data = bytearray(path.read_bytes())
         data[20] ^= 1
         path.write_bytes(data)
-        with pytest.raises(StoreError, match=f"{name} changed since it was written; delete the part"):
+        with pytest.raises(StoreError, match=rf"{name} changed since it was written; delete k\.json and run again"):
             store.read_file("rois", "k", name)
 
     def test_a_crash_between_files_and_record_leaves_no_part_and_a_second_try_writes_it(self, store, monkeypatch):
@@ -169,6 +170,7 @@ class TestParts:
         monkeypatch.undo()
         store.write_part("rois", "k", 0, {"a": b"1"}, rows=1)
         assert store.read_file("rois", "k", "a") == b"1"
+        assert store.quarantine("rois", "k").num_rows == 0  # that of the first try is gone
 
     def test_the_record_is_written_after_the_files_and_the_quarantine(self, store, monkeypatch):
         order = []
@@ -189,6 +191,13 @@ class TestParts:
         assert content("k2", {"b": b"2", "a": b"1"}, seconds=9, environment={"torch": "3"}, facts={"n": 1}) == same
         assert content("k3", {"a": b"2", "b": b"1"}) != same
         assert content("k4", {"a": b"1"}) != same
+
+    def test_present_lists_what_was_written(self, store):
+        assert store.present("rois") == set()
+        for key in ("a", "b.c"):
+            store.write_part("rois", key, 0, {"f": b"1"}, rows=1)
+        store.write_manifest("rois", "whole", [])
+        assert store.present("rois") == {"a", "b.c"}
 
     def test_records_finds_those_of_the_keys_that_exist(self, store):
         for index, key in enumerate("abc"):

@@ -53,7 +53,8 @@ def embed_rois(context: WorkerContext, backbone: FrozenEncoder, part: PartPlan) 
     scenes, rois, shards = (context.store.read_table(name, part.inputs[name]) for name in ("scenes", "rois", "shards"))
     boxes_by_id = dict(zip(rois["image_id"].to_pylist(), box_lists_of(rois, "boxes"), strict=True))
     shard_by_id = dict(zip(shards["image_id"].to_pylist(), shards["shard"].to_pylist(), strict=True))
-    wanted = scenes.filter(pa.array([i in boxes_by_id and i in shard_by_id for i in scenes["image_id"].to_pylist()]))
+    known = [i in boxes_by_id and i in shard_by_id for i in scenes["image_id"].to_pylist()]
+    wanted = scenes.filter(pa.array(known, pa.bool_()))
     ids: list[int] = []
     quarantine = Quarantine()
 

@@ -22,7 +22,7 @@ from orl_ray.pipeline import Input, Stage
 from orl_ray.report.galleries import neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
 from orl_ray.report.verdict import conclude
-from orl_ray.scenes.decode import decode
+from orl_ray.scenes.decode import BadImageError, decode
 from orl_ray.scenes.reading import image_folder, read_scene
 from orl_ray.settings import default, known_settings
 from orl_ray.storage import PartRecord, Store
@@ -31,6 +31,7 @@ PAGE = "index.html"
 _NEIGHBOURS_SHOWN = 6
 _PATCHES_SHOWN = 24
 _QUARANTINE_SHOWN = 50
+_GREY = 128
 
 Files = dict[str, bytes]
 Records = dict[str, list[PartRecord]]
@@ -86,16 +87,26 @@ def draw_galleries(
         The pictures of neighbours, and those of RoI pairs.
     """
     chosen = _gallery_images(config, store, records["neighbors"])
-    photographs.find({*chosen, *(i for _, ids, _ in chosen.values() for i in ids[:_NEIGHBOURS_SHOWN])})
+    paired = {
+        image_id: _pairs_of(store, records["correspondences"], part, image_id, config)[:1]
+        for image_id, (part, _, _) in chosen.items()
+    }
+    photographs.find(
+        {
+            *chosen,
+            *(i for _, ids, _ in chosen.values() for i in ids[:_NEIGHBOURS_SHOWN]),
+            *(i for found in paired.values() for i, _ in found),  # may lie behind neighbours that lost their RoIs
+        }
+    )
     neighbours, pairs, patches = [], [], []
-    for image_id, (part, ids, similarities) in sorted(chosen.items()):
+    for image_id, (_, ids, similarities) in sorted(chosen.items()):
         image = photographs.read(image_id)
         name = f"neighbours-{image_id}.jpg"
         near = list(zip(ids, similarities, strict=True))[:_NEIGHBOURS_SHOWN]
         files[name] = neighbor_strip(image, [(photographs.read(i), similarity) for i, similarity in near])
         caption = f"{photographs.path(image_id)} and its nearest images, with cosine similarities."
         neighbours.append(Picture(name, caption, f"Image {image_id} beside its {len(near)} nearest images."))
-        for neighbor, found in _pairs_of(store, records["correspondences"], part, image_id, config)[:1]:
+        for neighbor, found in paired[image_id]:
             other, name = photographs.read(neighbor), f"pairs-{image_id}-{neighbor}.jpg"
             files[name] = pair_picture(image, other, [(tuple(a), tuple(b), similarity) for a, b, similarity in found])
             caption = f"{photographs.path(image_id)} and {photographs.path(neighbor)}: the most similar regions."
@@ -128,9 +139,13 @@ class _Photographs:
         return str(self._rows[image_id]["path"])
 
     def read(self, image_id: int) -> NDArray[np.uint8]:
+        """Read a photograph; one that was lost or changed since ingest is plain grey: no reason to lose the page."""
         row = self._rows[image_id]
         folder = image_folder(self._config, self._store)
-        return decode(read_scene(folder, row["path"], row["content_hash"]), self._config.source.max_pixels)
+        try:
+            return decode(read_scene(folder, row["path"], row["content_hash"]), self._config.source.max_pixels)
+        except BadImageError:
+            return np.full((row["height"], row["width"], 3), _GREY, np.uint8)
 
 
 def _gallery_images(

@@ -26,7 +26,9 @@ def source_identity(config: Config) -> dict[str, Value]:
 
 
 def image_identity(config: Config) -> dict[str, Value]:
-    """Say where a source's images lie."""
+    """Say which images a source's paths name: the same names stand for other scenes under another seed or size."""
+    if config.source.kind == "generated":
+        return {"seed": config.seed, "side": config.generated.side}
     return {"images": str(Path(config.source.images).absolute())} if config.source.images else {}
 
 

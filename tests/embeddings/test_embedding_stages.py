@@ -1,0 +1,168 @@
+"""Embedding a part: every image and every RoI once, laid out by shard, whatever was lost on the way."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orl_ray import schema
+from orl_ray.columns import boxes_of, vectors_of
+from orl_ray.embeddings.stages import embed_images, embed_rois, prepare_image_encoder, prepare_roi_encoder
+from orl_ray.embeddings.vectors import embed
+from orl_ray.part_runner import WorkerContext
+from orl_ray.pipeline import PartPlan
+from orl_ray.scenes.decode import center_crop, crop_resize, decode, resize_shorter
+from orl_ray.scenes.reading import image_folder
+from orl_ray.storage import TABLE, parquet_bytes
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return finished.copy(tmp_path / "copy")
+
+
+def context(small, name):
+    return WorkerContext(small.config, small.store, small.plan(name).manifests)
+
+
+def first_part(small, *names):
+    return PartPlan(0, "out", {name: small.records(name)[0].key for name in names})
+
+
+def run_images(small):
+    where = context(small, "image_embeddings")
+    return embed_images(where, prepare_image_encoder(where), first_part(small, "scenes"))
+
+
+def run_rois(small, **replaced):
+    manifests = {"image_level": small.plan("image_level").key}
+    where = WorkerContext(small.config, small.store, manifests)
+    names = [name for name in ("scenes", "rois", "shards") if name not in replaced]
+    inputs = {**first_part(small, *names).inputs, **replaced}
+    return embed_rois(where, prepare_roi_encoder(where), PartPlan(0, "out", inputs))
+
+
+def read(store, artifact, output, name=TABLE):
+    store.write_part(artifact, "out", 0, output.files, rows=output.rows)
+    return store.read_table(artifact, "out", name)
+
+
+def pixels(small, image_id):
+    row = next(row for row in small.rows("scenes") if row["image_id"] == image_id)
+    return decode((image_folder(small.config, small.store) / row["path"]).read_bytes(), 10**8)
+
+
+def remove(small, image_ids):
+    for row in small.rows("scenes"):
+        if row["image_id"] in image_ids:
+            (image_folder(small.config, small.store) / row["path"]).unlink()
+
+
+def shard_tables(small, key):
+    names = [schema.shard_file(shard) for shard in range(small.config.mining.shards)]
+    return [small.store.read_table("roi_embeddings", key, name) for name in names]
+
+
+class TestImages:
+    def test_every_image_of_the_part_has_the_vector_of_its_centre_crop(self, finished):
+        table, settings = finished.tables("image_embeddings")[1], finished.config.embeddings
+        assert table.schema == schema.image_embeddings(8)
+        ids = table["image_id"].to_pylist()
+        assert ids == finished.tables("scenes")[1]["image_id"].to_pylist()
+        crops = [center_crop(resize_shorter(pixels(finished, i), settings.image_resize), 32) for i in ids]
+        encoder = prepare_image_encoder(context(finished, "image_embeddings"))
+        np.testing.assert_array_equal(vectors_of(table), embed(encoder, crops, settings.batch_size))
+
+    def test_the_embedding_of_a_part_is_the_same_each_time(self, finished):
+        output, record = run_images(finished), finished.records("image_embeddings")[0]
+        assert bytes(output.files[TABLE]) == finished.store.read_file("image_embeddings", record.key, TABLE)
+
+    def test_a_lost_image_goes_to_quarantine_and_the_others_keep_their_vectors(self, copied, finished):
+        ids = copied.tables("scenes")[0]["image_id"].to_pylist()
+        remove(copied, ids[2:3])
+        output = run_images(copied)
+        assert [row[0] for row in output.quarantine] == ids[2:3]
+        table = read(copied.store, "image_embeddings", output)
+        assert table["image_id"].to_pylist() == [*ids[:2], *ids[3:]]
+        before = vectors_of(finished.tables("image_embeddings")[0])
+        np.testing.assert_array_equal(vectors_of(table), np.delete(before, 2, axis=0))
+
+    def test_a_part_of_which_everything_is_lost_is_empty(self, copied):
+        remove(copied, copied.tables("scenes")[0]["image_id"].to_pylist())
+        output = run_images(copied)
+        table = read(copied.store, "image_embeddings", output)
+        assert (output.rows, len(output.quarantine), len(table)) == (0, 8, 0)
+        assert vectors_of(table).shape == (0, 8)
+
+
+class TestRois:
+    def test_every_roi_is_embedded_once_in_the_shard_of_its_image(self, finished):
+        shard_of = {row["image_id"]: row["shard"] for row in finished.rows("shards")}
+        found = []
+        for record in finished.records("roi_embeddings"):
+            for shard, table in enumerate(shard_tables(finished, record.key)):
+                assert table.schema == schema.roi_embeddings(512)
+                ids = table["image_id"].to_pylist()
+                assert {shard_of[i] for i in ids} <= {shard}
+                found += zip(ids, map(tuple, boxes_of(table, "box").tolist()), strict=True)
+        wanted = [(row["image_id"], tuple(box)) for row in finished.rows("rois") for box in row["boxes"]]
+        assert sorted(found) == sorted(wanted)
+        assert {shard_of[i] for i, _ in found} == {0, 1}
+
+    def test_the_rois_of_an_image_stand_together_in_their_order(self, finished):
+        boxes = {row["image_id"]: row["boxes"] for row in finished.rows("rois")}
+        for record in finished.records("roi_embeddings"):
+            for table in shard_tables(finished, record.key):
+                ids = list(dict.fromkeys(table["image_id"].to_pylist()))
+                assert ids == sorted(ids)
+                assert boxes_of(table, "box").tolist() == [box for i in ids for box in boxes[i]]
+
+    def test_a_vector_is_that_of_its_own_crop(self, finished):
+        record, encoder = (
+            finished.records("roi_embeddings")[0],
+            prepare_roi_encoder(context(finished, "roi_embeddings")),
+        )
+        for table in shard_tables(finished, record.key):
+            row = len(table) // 2
+            image = pixels(finished, table["image_id"][row].as_py())
+            crop = crop_resize(image, boxes_of(table, "box")[row], 32)
+            np.testing.assert_array_equal(vectors_of(table)[row], embed(encoder, [crop], 16)[0])
+
+    def test_the_number_of_shards_changes_the_layout_and_no_vector(self, copied):
+        ids, found = copied.tables("shards")[0]["image_id"].combine_chunks(), []
+        for shards in (1, 3):
+            assigned = pa.array(np.arange(len(ids)) % shards, pa.int32())
+            files = {TABLE: parquet_bytes(pa.table([ids, assigned], schema=schema.SHARDS))}
+            copied.store.write_part("shards", f"over-{shards}", 0, files, rows=len(ids))
+            output = run_rois(copied.with_settings(mining={"shards": shards}), shards=f"over-{shards}")
+            tables = [pa.ipc.open_file(pa.py_buffer(data)).read_all() for data in output.files.values()]
+            assert len(tables) == shards
+            rows = [row for table in tables for row in table.to_pylist()]
+            found.append({(row["image_id"], *row["box"]): row["vector"] for row in rows})
+        assert found[0] == found[1]
+
+    def test_a_lost_image_goes_to_quarantine(self, copied):
+        ids = copied.tables("scenes")[0]["image_id"].to_pylist()
+        remove(copied, ids[:2])
+        output = run_rois(copied)
+        assert [row[0] for row in output.quarantine] == ids[:2]
+        copied.store.write_part("roi_embeddings", "out", 0, output.files, rows=output.rows)
+        kept = {i for table in shard_tables(copied, "out") for i in table["image_id"].to_pylist()}
+        assert kept == set(ids[2:])
+        assert output.rows == 6
+
+    def test_an_image_that_was_quarantined_by_an_earlier_stage_is_left_out(self, copied):
+        # Proposals or the image embedding may have failed on an image that can be read again now.
+        for artifact in ("rois", "shards"):
+            table = copied.tables(artifact)[0]
+            copied.store.write_part(artifact, f"{artifact}-less", 0, {TABLE: parquet_bytes(table.slice(1))}, rows=7)
+            output = run_rois(copied, **{artifact: f"{artifact}-less"})
+            assert (output.rows, output.quarantine) == (7, [])
+
+    def test_a_part_of_which_everything_is_lost_has_empty_files_for_every_shard(self, copied):
+        remove(copied, copied.tables("scenes")[0]["image_id"].to_pylist())
+        output = run_rois(copied)
+        assert (output.rows, output.facts) == (0, {"rois": 0})
+        copied.store.write_part("roi_embeddings", "out", 0, output.files, rows=0)
+        for table in shard_tables(copied, "out"):
+            assert (len(table), table.schema) == (0, schema.roi_embeddings(512))
+            assert vectors_of(table).shape == (0, 512)

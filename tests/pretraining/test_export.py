@@ -1,0 +1,147 @@
+"""From the store to a training set: every image, its RoIs, and the pairs that k and the ratio select."""
+
+import numpy as np
+import pytest
+
+from orl_ray.mining.matching import pair_count
+from orl_ray.pretraining import export
+from orl_ray.pretraining.export import export_training_set
+from orl_ray.pretraining.training_set import META, TrainingSet
+from orl_ray.scenes.reading import image_folder
+from orl_ray.storage import TABLE, parquet_bytes
+
+
+def exported(small, folder, stage="object_level"):
+    names = ("scenes",) if stage == "image_level" else ("scenes", "rois", "correspondences")
+    manifests = {name: small.plan(name).key for name in names}
+    export_training_set(small.config, small.store, manifests, folder)
+    return TrainingSet.open(folder)
+
+
+def mined(small):
+    """Return image id -> its rows of the correspondences, nearest neighbour first."""
+    rows = {}
+    for row in small.rows("correspondences"):
+        rows.setdefault(row["image_id"], []).append(row)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def whole(finished, tmp_path_factory):
+    """Return the training set of everything that was mined."""
+    small = finished.with_settings(mining={"k": 6, "pair_ratio": 0.6})
+    return exported(small, tmp_path_factory.mktemp("export") / "whole")
+
+
+class TestImageLevel:
+    def test_holds_every_image_byte_for_byte_in_the_order_of_the_scenes(self, finished, tmp_path):
+        found = exported(finished, tmp_path / "set", "image_level")
+        rows, folder = finished.rows("scenes"), image_folder(finished.config, finished.store)
+        assert found.image_ids.tolist() == [row["image_id"] for row in rows]
+        for position, row in enumerate(rows):
+            assert found.image_bytes(position) == (folder / row["path"]).read_bytes()
+        assert found.max_pixels == finished.config.source.max_pixels
+        assert found.counts()["rois"] == found.counts()["pairs"] == 0
+
+
+class TestObjectLevel:
+    def test_holds_the_rois_of_every_image(self, finished, whole):
+        rois = {row["image_id"]: row["boxes"] for row in finished.rows("rois")}
+        assert whole.image_ids.tolist() == list(rois)
+        for image_id, boxes in rois.items():
+            assert whole.rois(whole.position(image_id)).tolist() == boxes
+
+    def test_at_the_maxima_everything_that_was_mined_is_selected(self, finished, whole):
+        for image_id, rows in mined(finished).items():
+            found = list(whole.rows(whole.position(image_id)))
+            assert [row.neighbor_id for row in found] == [row["neighbor_id"] for row in rows]
+            for got, want in zip(found, rows, strict=True):
+                assert got.query_boxes.tolist() == want["query_boxes"]
+                assert got.neighbor_boxes.tolist() == want["neighbor_boxes"]
+
+    @pytest.mark.parametrize(("k", "ratio"), [(1, 0.0), (3, 0.3), (6, 0.3), (2, 0.6)])
+    def test_a_smaller_k_or_ratio_is_a_prefix(self, finished, whole, tmp_path, k, ratio):
+        found = exported(finished.with_settings(mining={"k": k, "pair_ratio": ratio}), tmp_path / "set")
+        for position in range(len(found)):
+            rows, more = list(found.rows(position)), list(whole.rows(position))
+            assert [row.neighbor_id for row in rows] == [row.neighbor_id for row in more[:k]]
+            wanted = pair_count(len(found.rois(position)), ratio)
+            for got, longer in zip(rows, more, strict=False):
+                assert len(got.query_boxes) == min(wanted, len(longer.query_boxes))
+                np.testing.assert_array_equal(got.query_boxes, longer.query_boxes[:wanted])
+                np.testing.assert_array_equal(got.neighbor_boxes, longer.neighbor_boxes[:wanted])
+
+    def test_pairs_a_neighbour_are_the_share_of_the_rois_and_at_least_one(self, finished, tmp_path):
+        found = exported(finished, tmp_path / "set")
+        counts = set()
+        for position in range(len(found)):
+            rois = len(found.rois(position))
+            for row in found.rows(position):
+                assert len(row.query_boxes) == max(1, int(0.3 * rois + 1e-9))
+                counts.add(len(row.query_boxes))
+        assert {1, 3} <= counts
+
+    def test_boxes_of_pairs_are_rois_of_their_images(self, whole):
+        rois = {int(i): set(map(tuple, whole.rois(whole.position(i)).tolist())) for i in whole.image_ids}
+        for image_id in rois:
+            for row in whole.rows(whole.position(image_id)):
+                assert set(map(tuple, row.query_boxes.tolist())) <= rois[image_id]
+                assert set(map(tuple, row.neighbor_boxes.tolist())) <= rois[row.neighbor_id]
+
+    def test_an_image_is_not_its_own_neighbour(self, whole):
+        assert all(row.neighbor_id != i for i in whole.image_ids for row in whole.rows(whole.position(i)))
+
+
+class TestLosses:
+    def drop(self, small, artifact, image_ids, key):
+        """Write the first part of an artifact again without some images, under a manifest of its own."""
+        records = small.records(artifact)
+        table = small.store.read_table(artifact, records[0].key)
+        columns = [name for name in ("image_id", "neighbor_id") if name in table.column_names]
+        kept = [not image_ids & {row[name] for name in columns} for row in table.select(columns).to_pylist()]
+        files = {TABLE: parquet_bytes(table.filter(np.array(kept)))}
+        less = small.store.write_part(artifact, f"{key}-0", 0, files, rows=sum(kept))
+        small.store.write_manifest(artifact, key, [less, *records[1:]])
+
+    def test_an_image_without_rois_is_left_out(self, finished, tmp_path):
+        small = finished.copy(tmp_path / "copy")
+        lost = small.tables("scenes")[0]["image_id"][2].as_py()
+        manifests = {name: small.plan(name).key for name in ("scenes", "rois", "correspondences")}
+        self.drop(small, "rois", {lost}, "less")
+        manifests["rois"] = "less"
+        folder = tmp_path / "set"
+        with pytest.raises(ValueError, match=f"image {lost} is a neighbour"):  # correspondences must leave it out, too
+            export_training_set(small.config, small.store, manifests, folder)
+        assert not folder.exists()
+
+    def test_an_image_without_pairs_keeps_its_rois(self, finished, tmp_path):
+        small = finished.copy(tmp_path / "copy")
+        lonely = small.tables("scenes")[0]["image_id"][2].as_py()
+        manifests = {name: small.plan(name).key for name in ("scenes", "rois", "correspondences")}
+        self.drop(small, "correspondences", {lonely}, "less")
+        export_training_set(small.config, small.store, {**manifests, "correspondences": "less"}, tmp_path / "set")
+        found = TrainingSet.open(tmp_path / "set")
+        position = found.position(lonely)
+        assert (len(found.rois(position)) > 0, len(found.rows(position))) == (True, 0)
+
+    @pytest.mark.parametrize("stage", ["image_level", "object_level"])
+    def test_an_image_that_changed_since_ingest_stops_the_export_and_leaves_nothing(self, finished, tmp_path, stage):
+        small = finished.copy(tmp_path / "copy")
+        row = small.rows("scenes")[-1]
+        path = image_folder(small.config, small.store) / row["path"]
+        path.unlink()
+        path.write_bytes(b"other")
+        with pytest.raises(
+            RuntimeError, match=rf"image {row['image_id']} \({row['path']}\) is needed .* changed since"
+        ):
+            exported(small, tmp_path / "set", stage)
+        assert not (tmp_path / "set").exists()
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_finished_export_is_left_as_it_is(finished, tmp_path, monkeypatch):
+    exported(finished, tmp_path / "deep" / "set", "image_level")
+    before = (tmp_path / "deep" / "set" / META).stat().st_mtime_ns
+    monkeypatch.setattr(export, "TrainingSetWriter", None)
+    exported(finished, tmp_path / "deep" / "set", "image_level")
+    assert (tmp_path / "deep" / "set" / META).stat().st_mtime_ns == before

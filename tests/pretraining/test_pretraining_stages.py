@@ -1,0 +1,98 @@
+"""The training stages: under a lease, once, and never over another driver's work."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from small_store import HISTORY, SmallStore, write_fresh_weights
+
+from orl_ray.config import Config, Execution
+from orl_ray.execution import StageRun
+from orl_ray.leases import Lease, LeaseHeldError, latest_fence, lease_folder
+from orl_ray.pretraining import stages
+from orl_ray.pretraining.stages import run_training, training_cpus
+
+
+@pytest.fixture
+def run(tmp_path):
+    small = SmallStore.new(tmp_path / "store")
+    small.make("scenes")
+    return StageRun(small.config, small.store, small.plan("image_level"), "run", cpus=4, progress=None)
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """Let the training write fresh weights, and note its jobs."""
+    import orl_ray.pretraining.ray_trainer as trainer
+
+    seen = []
+
+    def fit(stage_run, job):
+        seen.append(job)
+        write_fresh_weights(job.config, job.store, job.stage, job.key)
+
+    monkeypatch.setattr(trainer, "fit", fit)
+    return seen
+
+
+def test_a_training_is_written_with_its_manifest_and_its_lease_is_released(run, jobs):
+    run_training(run)
+    (record,) = run.store.manifest("image_level", run.plan.key)
+    assert record.facts["history"] == HISTORY
+    assert [(job.stage, job.key, job.fence, job.threads) for job in jobs] == [("image_level", run.plan.key, 1, 4)]
+    assert jobs[0].manifests == {"scenes": run.plan.manifests["scenes"]}
+    with Lease(run.store, jobs[0].output, promise=30, run_id="next") as lease:
+        assert lease.fence == 2
+
+
+def test_what_an_earlier_holder_finished_is_not_trained_again(run, jobs):
+    write_fresh_weights(run.config, run.store, "image_level", run.plan.key)
+    run_training(run)
+    assert jobs == []
+    assert len(run.store.manifest("image_level", run.plan.key)) == 1
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(run, jobs):
+    entered, leave = threading.Event(), threading.Event()
+    output = f"image_level/{run.plan.key}"
+
+    def hold():
+        with Lease(run.store, output, promise=30, run_id="first"):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert entered.wait(30)
+        with pytest.raises(LeaseHeldError, match="by run first"):
+            run_training(run)
+    finally:
+        leave.set()
+        thread.join()
+    assert jobs == []
+
+
+def test_a_training_that_writes_nothing_is_an_error(run, monkeypatch):
+    import orl_ray.pretraining.ray_trainer as trainer
+
+    monkeypatch.setattr(trainer, "fit", lambda _run, _job: None)
+    with pytest.raises(RuntimeError, match="pre-train on images: the training ended without writing its output"):
+        run_training(run)
+    assert run.store.manifest("image_level", run.plan.key) is None
+    assert latest_fence(lease_folder(run.store, f"image_level/{run.plan.key}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "total", "budget"), [(1, 0, 8, 8), (2, 3, 8, 6), (2, 8, 8, 8), (4, 0, 2, 2), (1, 1, 8, 1)]
+)
+def test_a_training_budgets_what_its_workers_take_and_no_more_than_there_is(workers, each, total, budget):
+    config = replace(Config(), execution=replace(Execution(), train_workers=workers, train_cpus=each))
+    assert training_cpus(config, total) == budget
+
+
+def test_the_two_trainings_read_what_they_export():
+    inputs = {
+        stage.name: [entry.artifact for entry in stage.inputs] for stage in (stages.IMAGE_LEVEL, stages.OBJECT_LEVEL)
+    }
+    assert inputs == {"image_level": ["scenes"], "object_level": ["scenes", "rois", "correspondences"]}
