@@ -1,4 +1,4 @@
-"""The command line: mistakes told at once, the plan shown without starting anything, exit codes that scripts can use."""
+"""The command line: mistakes told at once, the plan shown without starting anything, exit codes for scripts."""
 
 import json
 import sys

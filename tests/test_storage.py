@@ -238,6 +238,12 @@ class TestBytes:
         assert pq.read_table(pa.BufferReader(parquet_bytes(table))).equals(table)
         assert bytes(parquet_bytes(cut(table, [rows // 2]))) == bytes(parquet_bytes(table))
 
+    def test_parquet_bytes_of_columns_of_several_pages_do_not_depend_on_the_chunking(self):
+        # Pages are cut about every MiB, where a batch of rows ends: chunks would move these places.
+        numbers = np.random.default_rng(0).standard_normal(1500 * 512).astype(np.float16)
+        table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(numbers), 512)})
+        assert bytes(parquet_bytes(cut(table, [3, 700, 701]))) == bytes(parquet_bytes(table))
+
     def test_a_slice_is_written_without_the_rows_around_it(self):
         whole = nested(12)
         alone = pa.Table.from_pylist(whole.slice(3, 4).to_pylist(), schema=whole.schema)

@@ -2,30 +2,27 @@
 
 import json
 
-import pytest
 from main_job_process import content_hashes, kill_worker, parts, wait_until, workers
 
+# What must exist before a stage starts, and how its workers are called in the list of processes.
+STAGES = {
+    "proposals": ("scenes", "PartWorker"),
+    "image_embeddings": ("rois", "MapWorker"),
+    "neighbors": ("shards", "ImageIndexActor"),
+    "roi_embeddings": ("neighbors", "MapWorker"),
+    "correspondences": ("roi_embeddings", "RoiShardActor"),
+}
 
-@pytest.mark.parametrize(
-    ("stage", "worker"),
-    [
-        ("proposals", "_map_task"),
-        ("roi_embeddings", "MapWorker"),
-        ("neighbors", "ImageIndexActor"),
-        ("correspondences", "RoiShardActor"),
-    ],
-)
-def test_killed_worker_is_replaced(job, store, undisturbed, stage, worker):
+
+def test_worker_killed_in_every_stage_is_replaced(job, store, undisturbed):
     driver = job.start(store, flags=("--until", "correspondences"))
-    previous = {"proposals": "scenes", "roi_embeddings": "neighbors", "neighbors": "shards"}.get(
-        stage, "roi_embeddings"
-    )
-    wait_until(lambda: bool(list((store / previous / "manifests").glob("*.json"))), driver, f"{previous}")
-    wait_until(lambda: bool(workers(driver, worker)), driver, f"{worker} of {stage}")
-    victim = kill_worker(driver, worker)
+    for stage, (previous, name) in STAGES.items():
+        manifests = store / previous / "manifests"
+        wait_until(lambda folder=manifests: any(folder.glob("*.json")), driver, f"manifest of {previous}")
+        wait_until(lambda name=name: bool(workers(driver, name)), driver, f"worker {name} of {stage}")
+        kill_worker(driver, name)
     output, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, output
-    assert victim
     assert {artifact: content_hashes(store, artifact) for artifact in undisturbed} == undisturbed
 
 
@@ -33,11 +30,10 @@ def test_killed_training_worker_is_restarted_from_the_last_checkpoint(job, store
     longer = ("object_level.epochs=6", "execution.checkpoint_seconds=0")
     driver = job.start(store, *longer, flags=("--until", "object_level"))
     checkpoints = store / "checkpoints" / "object_level"
-    wait_until(lambda: bool(list(checkpoints.glob("*/step-*/state.json"))), driver, "first checkpoint")
+    wait_until(lambda: any(checkpoints.glob("*/step-*/state.json")), driver, "first checkpoint")
     kill_worker(driver, "RayTrainWorker")
     assert parts(store, "object_level") == 0, "the kill came too late to interrupt the training"
     output, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, output
     record = json.loads(next((store / "object_level").glob("*.json")).read_bytes())
-    steps = [entry["step"] for entry in record["facts"]["history"]]
-    assert steps == list(range(1, 19))
+    assert [entry["step"] for entry in record["facts"]["history"]] == list(range(1, 19))

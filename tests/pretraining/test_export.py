@@ -83,9 +83,9 @@ class TestObjectLevel:
 
     def test_boxes_of_pairs_are_rois_of_their_images(self, whole):
         rois = {int(i): set(map(tuple, whole.rois(whole.position(i)).tolist())) for i in whole.image_ids}
-        for image_id in rois:
+        for image_id, own in rois.items():
             for row in whole.rows(whole.position(image_id)):
-                assert set(map(tuple, row.query_boxes.tolist())) <= rois[image_id]
+                assert set(map(tuple, row.query_boxes.tolist())) <= own
                 assert set(map(tuple, row.neighbor_boxes.tolist())) <= rois[row.neighbor_id]
 
     def test_an_image_is_not_its_own_neighbour(self, whole):

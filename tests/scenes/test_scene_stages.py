@@ -77,7 +77,7 @@ class TestListing:
     def test_a_folder_without_images_says_what_to_name(self, tmp_path, photographs):
         (tmp_path / "empty").mkdir()
         small = of_folder(tmp_path, tmp_path / "empty")
-        with pytest.raises(ValueError, match="no images found in .*empty: name another folder in source.images"):
+        with pytest.raises(ValueError, match=r"no images found in .*empty: name another folder in source\.images"):
             list_source(small.config, small.store)
 
     def test_parts_hold_part_size_images_by_rising_id(self, tmp_path, photographs):
