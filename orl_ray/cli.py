@@ -25,9 +25,10 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         print(settings_help())
         return 0
     try:
-        config = load(options.preset, options.config, options.settings)
+        preset = options.preset if options.preset or options.config else "laptop"
+        config = load(preset, options.config, options.settings)
         store = Store(config.execution.store)
-        store.prepare()
+        store.check()
         from orl_ray.graph import main_job
 
         stages, console = up_to(main_job(), options.until), Console()
@@ -53,6 +54,7 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     from orl_ray.execution import RunSummary, execute
 
     summary: RunSummary | None = None
+    store.prepare()
     try:
         summary = execute(config, stages, store, console)
     except KeyboardInterrupt:
@@ -112,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         description="From a folder of scene photographs to an object-level backbone. The same command resumes.",
     )
     parser.add_argument("settings", nargs="*", metavar="name=value", help="settings, for example mining.k=5")
-    parser.add_argument("--preset", default="laptop", help=f"start from a preset: {', '.join(PRESETS)} (laptop)")
+    parser.add_argument("--preset", help=f"start from a preset: {', '.join(PRESETS)} (laptop, or what FILE names)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     parser.add_argument("--until", default="report", metavar="STAGE", help="make only this stage and what it needs")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and end")

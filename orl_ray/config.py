@@ -229,7 +229,7 @@ class Config:
 PRESETS: dict[str, dict[str, bool | int | float | str]] = {
     "coco": {},
     "laptop": {
-        "source.part_size": 64,
+        "source.part_size": 32,
         "encoder.backbone": "resnet18",
         "encoder.hidden": 512,
         "encoder.output": 128,

@@ -181,6 +181,7 @@ def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, A
                 "state": str(p.state),
                 "reason": p.reason,
                 "key": p.key,
+                "version": p.stage.version,
                 "settings": p.settings,
                 "inputs": p.inputs,
                 "content_hash": p.content_hash if p.state is State.DONE else "",

@@ -244,10 +244,11 @@ def _plan_stage(
     present = {record.key for record in records}
     missing = () if stage.scope == "collection" and records else tuple(p for p in parts if p.key not in present)
     inputs = {entry.artifact: plans[entry.artifact].content_hash for entry in stage.inputs}
+    share = f"{len(missing)} of {len(parts)} parts to make" if len(parts) > 1 else "to make"
     return StagePlan(
         stage=stage,
         state=State.RUN if missing else State.DONE,
-        reason=_explain(previous, settings, inputs, len(missing), len(parts)) if missing else "up to date",
+        reason=_explain(stage, previous, settings, inputs, share) if missing else "up to date",
         key=key,
         missing=missing,
         records=tuple(records),
@@ -290,9 +291,8 @@ def _present_records(store: Store, stage: Stage, key: str, parts: Sequence[PartP
 
 
 def _explain(
-    previous: Mapping[str, Any], settings: Mapping[str, Value], inputs: Mapping[str, str], missing: int, parts: int
+    stage: Stage, previous: Mapping[str, Any], settings: Mapping[str, Value], inputs: Mapping[str, str], share: str
 ) -> str:
-    share = f"{missing} of {parts} parts to make" if parts > 1 else "to make"
     if not previous:
         return f"{share}: not made before"
     known = known_settings()
@@ -302,5 +302,7 @@ def _explain(
         for name in sorted({*before, *settings})
         if name in known and before.get(name) != settings.get(name)
     ]
+    if previous["version"] != stage.version:
+        changes.append(f"stage version {previous['version']} -> {stage.version}")
     changes += [f"{name} changed" for name in inputs if previous["inputs"].get(name) != inputs[name]]
     return f"{share}: {'; '.join(changes)}" if changes else share

@@ -50,11 +50,11 @@ def default(entry: Field[Any]) -> Value:
     return typed
 
 
-def load(preset: str = "coco", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(preset: str | None = None, file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Build a config: defaults, then a preset, then a YAML file, then ``key=value`` overrides; later ones win.
 
     Args:
-        preset: a name in :data:`orl_ray.config.PRESETS`. A file may name its own with the key ``preset``.
+        preset: a name in :data:`orl_ray.config.PRESETS`; None takes the key ``preset`` of the file, else ``coco``.
         file: a YAML file, of nested sections or dotted names.
         overrides: strings such as ``"mining.k=5"``.
 
@@ -67,8 +67,8 @@ def load(preset: str = "coco", file: str | Path | None = None, overrides: Sequen
     mistakes: list[str] = []
     from_file = _read_file(file, mistakes) if file else {}
     from_overrides = _read_overrides(overrides, mistakes)
-    preset = str(from_file.pop("preset", preset))
-    preset = str(from_overrides.pop("preset", preset))
+    named = from_file.pop("preset", "coco")
+    preset = str(from_overrides.pop("preset", preset or named))
     if preset not in PRESETS:
         mistakes.append(f"preset: unknown preset {preset!r}{_nearest(preset, PRESETS)}")
     raw: dict[str, object] = {**PRESETS.get(preset, {}), **from_file, **from_overrides}

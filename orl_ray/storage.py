@@ -116,24 +116,32 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
+        self._marker = self.root / "orl_store.json"
 
     def prepare(self) -> None:
-        """Create the store, or check that an existing one has our version.
+        """Create the store where there is none yet.
+
+        Raises:
+            StoreError: as :meth:`check`.
+        """
+        self.check()
+        if not self._marker.is_file():
+            self.write_json(self._marker, {"version": schema.STORE_VERSION})
+
+    def check(self) -> None:
+        """Check that the folder is a store of our version, or can become one; write nothing.
 
         Raises:
             StoreError: the folder holds a store of another version, or something else.
         """
-        marker = self.root / "orl_store.json"
-        if marker.is_file():
-            version = json.loads(marker.read_bytes()).get("version")
+        if self._marker.is_file():
+            version = json.loads(self._marker.read_bytes()).get("version")
             if version != schema.STORE_VERSION:
                 raise StoreError(
                     f"{self.root} is a store of version {version}; this orl_ray reads version {schema.STORE_VERSION}"
                 )
-            return
-        if self.root.is_dir() and any(self.root.iterdir()):
+        elif self.root.is_dir() and any(self.root.iterdir()):
             raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
-        self.write_json(marker, {"version": schema.STORE_VERSION})
 
     def write_json(self, path: Path, value: object) -> None:
         """Write JSON for people and machines, atomically."""
@@ -230,9 +238,14 @@ class Store:
         record = self.record(artifact, key)
         if record is None or name not in record.files:
             raise StoreError(f"{artifact} {key}: no file {name}; run the pipeline again to make it")
-        data = (self.part_folder(artifact, key) / name).read_bytes()
+        try:
+            data = (self.part_folder(artifact, key) / name).read_bytes()
+        except FileNotFoundError:
+            data = b""
         if digest(data) != record.files[name]["hash"]:
-            raise StoreError(f"{artifact} {key}: {name} changed since it was written; delete {key}.json and run again")
+            raise StoreError(
+                f"{artifact} {key}: {name} is gone or changed since it was written; delete {key}.json and run again"
+            )
         return data
 
     def read_table(self, artifact: str, key: str, name: str = TABLE) -> pa.Table:

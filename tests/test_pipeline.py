@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -90,7 +91,10 @@ def run_all(config, stages, store, parts=2, content=by_key):
     while chosen := next_to_run(plans := plan(config, stages, store), {}, config, 4):
         make(store, chosen, parts, content)
         made[chosen.stage.name] = len(chosen.missing)
-    entries = {p.stage.name: {"key": p.key, "settings": p.settings, "inputs": p.inputs} for p in plans}
+    entries = {
+        p.stage.name: {"key": p.key, "version": p.stage.version, "settings": p.settings, "inputs": p.inputs}
+        for p in plans
+    }
     store.write_run(f"run-{len(list(store.runs()))}", {"stages": entries})
     return {p.stage.name: p for p in plans}, made
 
@@ -307,6 +311,13 @@ class TestPlan:
         run_all(Config(), GRAPH, store)
         run_all(settings_of(rois__max_iou=0.4), GRAPH, store)
         assert run_all(Config(), GRAPH, store)[1] == {}
+
+    def test_a_stage_version_that_changed_is_told_with_both(self):
+        store = MemoryStore()
+        run_all(Config(), GRAPH, store)
+        newer = [replace(stage, version=stage.version + 1) if stage.name == "first" else stage for stage in GRAPH]
+        (_, first, *_) = plan(Config(), newer, store)
+        assert first.reason == "2 of 2 parts to make: stage version 1 -> 2"
 
     def test_an_input_that_changed_is_told_by_name(self):
         store = MemoryStore()

@@ -50,10 +50,11 @@ class TestPrecedence:
         assert config.mining.k == 4
         assert config.encoder.backbone == "resnet18"
 
-    def test_a_file_names_its_preset_and_an_override_another(self, written):
+    def test_a_file_names_its_preset_and_the_command_line_another(self, written):
         file = written("preset: laptop\n")
-        assert load("coco", file).encoder.backbone == "resnet18"
-        assert load("coco", file, ["preset=coco"]).encoder.backbone == "resnet50"
+        assert load(None, file).encoder.backbone == "resnet18"
+        assert load("coco", file).encoder.backbone == "resnet50"
+        assert load(None, file, ["preset=coco"]).encoder.backbone == "resnet50"
 
     def test_the_last_of_two_overrides_wins(self):
         assert load(overrides=["mining.k=3", "mining.k=4"]).mining.k == 4

@@ -1,6 +1,6 @@
 """From the store's artifacts to the exported training set: images, RoIs, and the pairs that k and the ratio select."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +36,11 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     parts = {name: _by_index(store, name, key) for name, key in manifests.items()}
+    paired = _paired_images(store, parts["correspondences"].values()) if "rois" in parts else None
     with TrainingSetWriter(folder, config.source.max_pixels) as writer:
         for index in sorted(parts["scenes"]):
-            if "rois" in parts:
-                objects = _objects(store, parts["rois"][index], parts["correspondences"][index], config.mining)
+            if paired is not None:
+                objects = _objects(store, parts["rois"][index], parts["correspondences"][index], config.mining, paired)
                 for image_id, data in _images(config, store, parts["scenes"][index], set(objects)):
                     writer.add(image_id, data, *objects[image_id])
             else:
@@ -51,11 +52,20 @@ def _by_index(store: Store, artifact: str, manifest: str) -> dict[int, PartRecor
     return {record.index: record for record in store.manifest(artifact, manifest) or []}
 
 
+def _paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArray[np.int64]:
+    """Return, sorted, the ids of the images on either side of a pair: those whose RoIs were embedded, 8 bytes each."""
+    columns = [np.empty(0, np.int64)]
+    for record in correspondences:
+        table = store.read_table("correspondences", record.key)
+        columns.append(np.unique([table["image_id"].to_numpy(), table["neighbor_id"].to_numpy()]))
+    return np.unique(np.concatenate(columns))
+
+
 def _images(config: Config, store: Store, scenes: PartRecord, wanted: set[int] | None) -> Iterator[tuple[int, bytes]]:
     folder = image_folder(config, store)
     for row in store.read_table("scenes", scenes.key).to_pylist():
         if wanted is not None and row["image_id"] not in wanted:
-            continue  # quarantined on its way to RoIs
+            continue  # quarantined on its way to RoI vectors
         try:
             yield row["image_id"], read_scene(folder, row["path"], row["content_hash"])
         except BadImageError as error:
@@ -63,7 +73,7 @@ def _images(config: Config, store: Store, scenes: PartRecord, wanted: set[int] |
 
 
 def _objects(
-    store: Store, rois: PartRecord, correspondences: PartRecord, mining: Mining
+    store: Store, rois: PartRecord, correspondences: PartRecord, mining: Mining, paired: NDArray[np.int64]
 ) -> dict[int, tuple[NDArray[np.int32], Neighbours]]:
     """Return the RoIs and the selected neighbours of each image of a part."""
     roi_table = store.read_table("rois", rois.key)
@@ -76,6 +86,6 @@ def _objects(
             count = pair_count(row["rois"], mining.pair_ratio)
             entry = (row["neighbor_id"], query_boxes[:count], neighbor_boxes[:count])
             neighbours.setdefault(row["image_id"], []).append(entry)
-    ids = roi_table["image_id"].to_pylist()
-    lists = zip(ids, box_lists_of(roi_table, "boxes"), strict=True)
-    return {image_id: (own, neighbours.get(image_id, [])) for image_id, own in lists}
+    ids = roi_table["image_id"].to_numpy()
+    lists = zip(ids.tolist(), box_lists_of(roi_table, "boxes"), np.isin(ids, paired), strict=True)
+    return {image_id: (own, neighbours.get(image_id, [])) for image_id, own, known in lists if known}

@@ -4,6 +4,7 @@ import heapq
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ REPORT = Stage(
     title="write the report",
     version=1,
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
-    settings=("seed", "report", "mining.k", "mining.pair_ratio"),
+    settings=tuple(section.name for section in fields(Config) if section.name != "execution"),  # the page lists them
     scope="collection",
     unit="page",
     work=run_report,

@@ -8,10 +8,10 @@ from main_job_process import MainJob, private_main_job
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
-STAGES = (
-    "listing scenes proposals rois image_level image_embeddings centroids shards neighbors roi_embeddings "
-    "correspondences object_level evaluation report"
-).split()
+STAGES = [
+    *("listing", "scenes", "proposals", "rois", "image_level", "image_embeddings", "centroids", "shards", "neighbors"),
+    *("roi_embeddings", "correspondences", "object_level", "evaluation", "report"),
+]
 SEARCH = ("proposals", "rois", "image_embeddings", "shards", "neighbors", "roi_embeddings", "correspondences")
 
 
