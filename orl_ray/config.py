@@ -58,8 +58,8 @@ class Source:
 class Generated:
     """The embedded collection: rendered cluttered scenes."""
 
-    images: int = setting(480, "Scenes in the training split.", low=2)
-    test_images: int = setting(240, "Scenes in the test split.", low=1)
+    images: int = setting(400, "Scenes in the training split.", low=2)
+    test_images: int = setting(200, "Scenes in the test split.", low=1)
     side: int = setting(144, "Longer side of a scene, pixels.", low=64, high=2048)
 
 
@@ -233,7 +233,7 @@ PRESETS: dict[str, dict[str, bool | int | float | str]] = {
         "encoder.backbone": "resnet18",
         "encoder.hidden": 512,
         "encoder.output": 128,
-        "image_level.epochs": 12,
+        "image_level.epochs": 10,
         "image_level.batch_size": 64,
         "image_level.view_size": 64,
         "image_level.learning_rate": 0.4,
@@ -244,7 +244,7 @@ PRESETS: dict[str, dict[str, bool | int | float | str]] = {
         "embeddings.image_crop": 64,
         "embeddings.roi_size": 64,
         "embeddings.batch_size": 64,
-        "object_level.epochs": 12,
+        "object_level.epochs": 10,
         "object_level.batch_size": 64,
         "object_level.view_size": 64,
         "object_level.patch_size": 32,
