@@ -54,8 +54,8 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     from orl_ray.execution import RunSummary, execute
 
     summary: RunSummary | None = None
-    store.prepare()
     try:
+        store.prepare()
         summary = execute(config, stages, store, console)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -92,8 +92,10 @@ def _summary_table(plans: Sequence[StagePlan], made: dict[str, tuple[int, float]
         parts, seconds = made.get(name, (0, 0.0))
         if p.state is State.SKIPPED:
             note = f"skipped: {p.reason}"
-        elif parts < len(records):
-            note = "up to date" if not parts else f"{len(records) - parts} of {len(records)} parts were there"
+        elif not parts:
+            note = "up to date"
+        elif p.stage.scope == "part" and parts < len(records):
+            note = f"{len(records) - parts} of {len(records)} parts were there"
         else:
             note = ""
         rows.append(

@@ -4,9 +4,10 @@ Ray starts only if something is missing; stages run as soon as their inputs are 
 record says what was used and made.
 """
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,7 @@ def _run_stages(
     config: Config, stages: Sequence[Stage], store: Store, console: Console, summary: RunSummary, cpus: int
 ) -> None:
     running: dict[Future[float], StagePlan] = {}
-    with ThreadPoolExecutor(max_workers=len(stages), thread_name_prefix="stage") as pool:
+    with _stage_threads(len(stages)) as pool:
         while True:
             summary.plans = plan(config, stages, store)
             _check_quarantine(config, summary.plans, store)
@@ -121,6 +122,22 @@ def _run_stages(
                 seconds = future.result()
                 summary.made[done.stage.name] = (len(done.missing), seconds)
                 console.line(f"{done.stage.title}: done in {duration(seconds)}")
+
+
+@contextlib.contextmanager
+def _stage_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for stages; an error or Ctrl-C ends what they wait for, which is Ray, instead of waiting for them."""
+    import ray
+
+    pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="stage")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        ray.shutdown()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def _run_stage(run: StageRun) -> float:

@@ -16,6 +16,7 @@ from orl_ray.config import Config
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
 from orl_ray.pipeline import PartPlan
+from orl_ray.scenes.decode import MISSING
 from orl_ray.storage import Store
 
 
@@ -28,12 +29,14 @@ class PartOutput:
         rows: rows in the part.
         quarantine: (image id, path, reason) of each image left out.
         facts: small results for the record.
+        environment: versions that this stage depends on beside the usual ones.
     """
 
     files: Mapping[str, bytes | memoryview]
     rows: int
     quarantine: Sequence[tuple[int, str, str]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,15 @@ def run_parts(
     data_context = DataContext.get_current()
     data_context.enable_progress_bars = False
     data_context.execution_options.preserve_order = False
+    # A part is one output, and an hour of selective search on huge photographs is no stall.
+    data_context.execution_no_progress_timeout_s = -1
     context = WorkerContext(run.config, run.store, run.plan.manifests, shared or {})
     gpus = 1 if on_device and run.config.execution.use_gpu else 0
     workers = run.config.execution.data_workers or (int(ray.cluster_resources().get("GPU", 0)) if gpus else run.cpus)
     missing = [{"index": p.index, "key": p.key, "inputs": json.dumps(p.inputs)} for p in run.plan.missing]
     size = max(1, min(workers, len(missing)))
     resources = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
-    arguments = (run.plan.stage.name, process, prepare, context)
+    arguments = (run.plan.stage.name, process, prepare, context, "cuda" if gpus else "cpu")
     descriptors = ray.data.from_items(missing, override_num_blocks=len(missing))
     if prepare is prepare_nothing:  # tasks re-use warm processes; actors keep a state
         receipts = descriptors.map(PartWorker(*arguments), compute=TaskPoolStrategy(size=size), **resources)
@@ -109,10 +114,13 @@ class PartWorker:
         process: makes one part.
         prepare: makes the state.
         context: what the worker knows.
+        device: the device class that the stage computes on.
     """
 
-    def __init__(self, artifact: str, process: Process, prepare: Prepare, context: WorkerContext) -> None:
-        self.artifact, self.process, self.context = artifact, process, context
+    def __init__(
+        self, artifact: str, process: Process, prepare: Prepare, context: WorkerContext, device: str = "cpu"
+    ) -> None:
+        self.artifact, self.process, self.context, self.device = artifact, process, context, device
         self.state = prepare(context)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +128,10 @@ class PartWorker:
         part = PartPlan(int(row["index"]), row["key"], json.loads(row["inputs"]))
         started = time.monotonic()
         output = self.process(self.context, self.state, part)
+        if output.quarantine and not output.rows and {reason for *_, reason in output.quarantine} == {MISSING}:
+            # A lost mount must not look like a collection of bad images: nothing is committed, the run stops.
+            count = len(output.quarantine)
+            raise FileNotFoundError(f"none of the {count} images of part {part.index} is there: is the folder mounted?")
         record = self.context.store.write_part(
             self.artifact,
             part.key,
@@ -128,7 +140,7 @@ class PartWorker:
             rows=output.rows,
             quarantine=output.quarantine,
             seconds=time.monotonic() - started,
-            environment=numeric_environment("cuda" if self.context.config.execution.use_gpu else "cpu"),
+            environment={**numeric_environment(self.device), **output.environment},
             facts=output.facts,
         )
         return {"index": part.index, "rows": record.rows, "quarantined": record.quarantined}

@@ -44,9 +44,14 @@ def no_identity(_config: Config) -> dict[str, Value]:
     return {}
 
 
-def all_cpus(_config: Config, total: int) -> int:
-    """Budget every CPU."""
-    return total
+def data_cpus(config: Config, total: int) -> int:
+    """Budget a CPU a data worker: ``execution.data_workers``, or all there are."""
+    return min(config.execution.data_workers or total, total)
+
+
+def one_cpu(_config: Config, _total: int) -> int:
+    """Budget the CPU of one task."""
+    return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Stage:
     unit: str = "images"
     skip: Callable[[Config], str] = no_reason
     identity: Callable[[Config], dict[str, Value]] = no_identity
-    budget: Callable[[Config, int], int] = all_cpus
+    budget: Callable[[Config, int], int] = data_cpus
 
 
 class State(StrEnum):

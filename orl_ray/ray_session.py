@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orl_ray.config import Config
 
-# Receipts and descriptors are all that passes through the object store.
+# Descriptors, receipts, and the RoI vectors of the parts that are being matched pass through the object store.
 _OBJECT_STORE_BYTES = 400 * 2**20
 
 
@@ -21,6 +21,7 @@ def ray_session(config: Config) -> Iterator[int]:
 
     Raises:
         ConnectionError: there is no cluster at the address.
+        RuntimeError: GPUs are asked for and the private cluster has too few.
     """
     import ray
 
@@ -39,6 +40,10 @@ def ray_session(config: Config) -> Iterator[int]:
             _node_ip_address="127.0.0.1",
         )
     try:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if config.execution.use_gpu and not address and gpus < config.execution.train_workers:
+            wanted = config.execution.train_workers
+            raise RuntimeError(f"execution.use_gpu wants {wanted} GPUs for training, this machine has {gpus}")
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:
         ray.shutdown()

@@ -231,7 +231,8 @@ def _check_source(values: Mapping[str, Value]) -> list[str]:
     if "://" in str(values["execution.store"]):
         mistakes.append("execution.store: only local folders are supported so far")
     if kind == "generated":
-        return mistakes
+        given = [name for name in ("images", "annotations", "splits") if values[f"source.{name}"]]
+        return mistakes + [f"source.{name}: generated scenes take none; set source.kind" for name in given]
     if not images:
         mistakes.append(f"source.images: name the folder with the images (source.kind is {kind})")
     elif not Path(images).is_dir():

@@ -319,3 +319,9 @@ def test_settings_are_checked_without_ray_and_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_images_without_a_kind_of_source_are_a_mistake_and_not_silently_left_out(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load("laptop", overrides=[f"source.images={tmp_path}"])
+    assert caught.value.mistakes == ("source.images: generated scenes take none; set source.kind",)

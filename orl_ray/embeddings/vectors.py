@@ -12,10 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from orl_ray.embeddings.encoder import FrozenEncoder
-
-# ImageNet statistics of the published augmentation (specification 1.5), of RGB in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+from orl_ray.encoders.normalisation import normalise
 
 
 def embed(encoder: FrozenEncoder, crops: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float16]:
@@ -36,18 +33,11 @@ def embed(encoder: FrozenEncoder, crops: Iterable[NDArray[np.uint8]], batch_size
     return np.concatenate([np.empty((0, encoder.features), np.float16), *chunks])
 
 
-def normalise(crops: torch.Tensor) -> torch.Tensor:
-    """Turn (n, 3, H, W) uint8 RGB into the float32 that a network takes."""
-    mean = torch.tensor(MEAN, device=crops.device).view(1, 3, 1, 1)
-    deviation = torch.tensor(DEVIATION, device=crops.device).view(1, 3, 1, 1)
-    return (crops.float() / 255 - mean) / deviation
-
-
 def _forward(encoder: FrozenEncoder, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     padded = np.zeros((batch_size, *batch.shape[1:]), np.uint8)
     padded[: len(batch)] = batch
     with torch.inference_mode():
-        images = normalise(torch.from_numpy(padded).to(encoder.device).permute(0, 3, 1, 2))
+        images = normalise(torch.from_numpy(padded).to(encoder.device).permute(0, 3, 1, 2).float() / 255)
         vectors = encoder(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
     return np.asarray(vectors[: len(batch)], np.float32)
 

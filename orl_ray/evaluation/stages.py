@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,10 @@ from orl_ray.environment import numeric_environment
 from orl_ray.evaluation.folds import validation_fold
 from orl_ray.evaluation.protocol import NothingToScoreError, evaluate
 from orl_ray.execution import StageRun
-from orl_ray.pipeline import Input, Stage
+from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.scenes.decode import BadImageError, crop_resize, decode
-from orl_ray.scenes.labels import Labels, read_labels
-from orl_ray.scenes.reading import Quarantine, annotation_file, image_folder, read_bytes
+from orl_ray.scenes.labels import Labels, has_labels, read_labels
+from orl_ray.scenes.reading import Quarantine, annotation_file, image_folder, read_bytes, read_scene
 from orl_ray.scenes.stages import list_source
 from orl_ray.settings import Value
 from orl_ray.storage import Store, digest_file
@@ -31,12 +32,13 @@ RESULT = "result.json"
 
 @dataclass(frozen=True, slots=True)
 class ProbeImage:
-    """An image that is fitted on or scored."""
+    """An image that is fitted on or scored; the test split was never ingested, so its hashes are not known."""
 
     image_id: int
     split: str
     path: str
-    scored: bool
+    content_hash: str = ""
+    scored: bool = False
 
 
 def no_labels(config: Config) -> str:
@@ -62,20 +64,20 @@ def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage
         manifest: key of the scenes' manifest.
     """
     train = [
-        (row["image_id"], "train", row["path"])
+        ProbeImage(row["image_id"], "train", row["path"], row["content_hash"])
         for record in store.manifest("scenes", manifest) or []
-        for row in store.read_table("scenes", record.key).select(["image_id", "path"]).to_pylist()
+        for row in store.read_table("scenes", record.key).select(["image_id", "path", "content_hash"]).to_pylist()
     ]
     test = []
     if config.evaluation.split == "test":
-        test = [(image.image_id, "test", image.path) for image in list_source(config, store, "test")]
-    rows = train + test
-    ids = np.array([row[0] for row in rows], dtype=np.int64)
+        test = [ProbeImage(image.image_id, "test", image.path) for image in list_source(config, store, "test")]
+    images = train + test
+    ids = np.array([image.image_id for image in images], dtype=np.int64)
     drawn = draws.uniform(draws.stream(config.seed, "evaluation", "sample"), ids, 1)[:, 0]
     chosen = np.sort(np.argsort(drawn, kind="stable")[: config.evaluation.max_images])
     fold = validation_fold(ids, config.seed, config.evaluation.validation_fraction)
-    scored = fold if not test else np.arange(len(rows)) >= len(train)
-    return [ProbeImage(rows[i][0], rows[i][1], rows[i][2], scored=bool(scored[i])) for i in chosen]
+    scored = fold if not test else np.arange(len(images)) >= len(train)
+    return [replace(images[i], scored=bool(scored[i])) for i in chosen]
 
 
 def probe_features(
@@ -101,6 +103,37 @@ def evaluate_encoders(config: Config, store: Store, manifests: dict[str, str], k
     """Probe the three backbones and write the result; runs in a task."""
     started = time.monotonic()
     quarantine = Quarantine()
+    annotations = annotation_file(config, store)
+    if annotations and has_labels(annotations):
+        result, scored = _score(config, store, manifests, quarantine)
+    else:
+        result, scored = {"not_scored": "the COCO JSON lists images, but no annotations"}, 0
+    record = store.write_part(
+        "evaluation",
+        key,
+        0,
+        {RESULT: json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode()},
+        rows=scored,
+        quarantine=quarantine,
+        seconds=time.monotonic() - started,
+        environment=numeric_environment("cuda" if config.execution.use_gpu else "cpu"),
+    )
+    store.write_manifest("evaluation", key, [record])
+
+
+def run_evaluation(run: StageRun) -> None:
+    """Evaluate in one task, on a GPU where ``execution.use_gpu`` is set."""
+    import ray
+
+    gpus = 1 if run.config.execution.use_gpu else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(evaluate_encoders)
+    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
+
+
+def _score(
+    config: Config, store: Store, manifests: dict[str, str], quarantine: Quarantine
+) -> tuple[dict[str, Any], int]:
+    """Return the result as JSON, or why there is none, and the number of scored images."""
     encoders = {
         "untrained": frozen_backbone(config, None),
         **{
@@ -127,26 +160,7 @@ def evaluate_encoders(config: Config, store: Store, manifests: dict[str, str], k
         ).to_json()
     except NothingToScoreError as error:
         result = {"not_scored": str(error)}
-    record = store.write_part(
-        "evaluation",
-        key,
-        0,
-        {RESULT: json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode()},
-        rows=int(scored.sum()),
-        quarantine=quarantine,
-        seconds=time.monotonic() - started,
-        environment=numeric_environment("cuda" if config.execution.use_gpu else "cpu"),
-    )
-    store.write_manifest("evaluation", key, [record])
-
-
-def run_evaluation(run: StageRun) -> None:
-    """Evaluate in one task, on a GPU where ``execution.use_gpu`` is set."""
-    import ray
-
-    gpus = 1 if run.config.execution.use_gpu else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus)(evaluate_encoders)
-    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
+    return result, int(scored.sum())
 
 
 def _warped_views(
@@ -154,7 +168,9 @@ def _warped_views(
 ) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
     for image in images:
         try:
-            data = read_bytes(image_folder(config, store, image.split), image.path)
+            folder = image_folder(config, store, image.split)
+            known = image.split == "train"  # the test split is never ingested
+            data = read_scene(folder, image.path, image.content_hash) if known else read_bytes(folder, image.path)
             pixels = decode(data, config.source.max_pixels)
         except BadImageError as error:
             quarantine.append((image.image_id, image.path, str(error)))
@@ -196,6 +212,7 @@ EVALUATION = Stage(
         "generated.test_images",
     ),
     scope="collection",
+    budget=one_cpu,
     skip=no_labels,
     identity=label_identity,
     work=run_evaluation,

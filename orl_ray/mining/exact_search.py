@@ -4,14 +4,13 @@ The result is a function of the vectors and ids alone: not of shards, query batc
 whose float32 sums change with all four. Ties go to the smaller id, and a query's own image is excluded by its id, not
 by its rank.
 
-This is the only module that imports faiss. A process that imported it must never fork: faiss's OpenMP threads hang
-the child.
+Only a process that builds an index imports faiss. It must never fork after that: faiss's OpenMP threads hang the
+child.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,6 +60,8 @@ class ExactIndex:
         repeated = np.flatnonzero(np.diff(self._ids) == 0)
         if repeated.size:
             raise ValueError(f"image id {self._ids[repeated[0]]} is in the index twice")
+        import faiss  # here, so that a process that only merges never loads faiss's OpenMP
+
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
         for rows in self._blocks():
             self._index.add(widen(self._vectors[rows], "indexed vectors").astype(np.float32))

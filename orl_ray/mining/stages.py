@@ -18,7 +18,7 @@ from orl_ray.mining.exact_search import merge_neighbors
 from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor, roi_rows, shard_actors
 from orl_ray.mining.matching import pair_count
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
-from orl_ray.pipeline import Input, PartPlan, Stage
+from orl_ray.pipeline import Input, PartPlan, Stage, one_cpu
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 CENTROIDS = "centroids.safetensors"
@@ -191,6 +191,7 @@ CENTROIDS_STAGE = Stage(
     inputs=(Input("image_embeddings", "collection"),),
     settings=("seed", "mining.shards"),
     scope="collection",
+    budget=one_cpu,
     unit="shards",
     work=run_centroids,
 )

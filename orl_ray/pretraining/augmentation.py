@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orl_ray import draws
+from orl_ray.encoders.normalisation import normalise
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 0.4, 0.4, 0.2, 0.1
 _SIGMA = (0.1, 2.0)
 _BLUR_RADIUS = 6  # three times the largest sigma
@@ -118,7 +117,7 @@ def augment(images: Tensor, parameters: Parameters) -> Tensor:
     colours = _apply(colours, parameters.grayscale, lambda chosen, _: _gray(chosen).expand_as(chosen))
     colours = _apply(colours, parameters.blur, gaussian_blur, parameters.sigma)
     colours = _apply(colours, parameters.solarise, lambda chosen, _: solarise(chosen))
-    return (colours - _channels(colours, MEAN)) / _channels(colours, STD)
+    return normalise(colours)
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:

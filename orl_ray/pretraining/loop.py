@@ -73,12 +73,11 @@ def train(
     stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size)
     schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
-    state.resume(checkpoints)
-    if state.step > schedule.total:
-        raise ValueError(f"the checkpoint has {state.step} steps, these settings only {schedule.total}")
+    _resume(state, checkpoints, schedule)
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
+    maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size)
     batches = view_batches(
-        ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size),
+        maker,
         stream,
         range(state.step, schedule.total),
         rank=place.rank,
@@ -96,6 +95,12 @@ def train(
     if place.rank == 0:
         checkpoints.save(final)
     return final.tensors
+
+
+def _resume(state: TrainingState, checkpoints: CheckpointStore, schedule: Schedule) -> None:
+    state.resume(checkpoints)
+    if state.step > schedule.total:
+        raise ValueError(f"the checkpoint has {state.step} steps, these settings only {schedule.total}")
 
 
 def _check_content(training_set: TrainingSet, weights: dict[str, float]) -> None:

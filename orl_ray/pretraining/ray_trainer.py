@@ -6,6 +6,7 @@ hold nothing that we read again.
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -20,18 +21,22 @@ from safetensors.torch import save
 from orl_ray.config import Config
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
-from orl_ray.leases import check_fence
+from orl_ray.leases import LeaseLostError, check_fence
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
-from orl_ray.pretraining.training_set import TrainingSet
+from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.progress import StageProgress
-from orl_ray.storage import Store, write_atomically
+from orl_ray.storage import Store, digest, write_atomically
 
 _WATCH_SECONDS = 1.0
 # A collective that waits longer than this has lost a partner.
 _COLLECTIVE_SECONDS = 300
+
+
+class TrainingRefusedError(RuntimeError):
+    """A training cannot go on, and trying again would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,6 @@ class TrainingJob:
         key: key of the output.
         fence: the lease's fencing token.
         manifests: artifact -> key of its manifest.
-        threads: threads that cut views, a worker.
     """
 
     config: Config
@@ -54,7 +58,6 @@ class TrainingJob:
     key: str
     fence: int
     manifests: dict[str, str]
-    threads: int
 
     @property
     def output(self) -> str:
@@ -66,13 +69,16 @@ def fit(run: StageRun, job: TrainingJob) -> None:
     """Train with Ray Train until the output is written, showing progress.
 
     Raises:
+        TrainingRefusedError: the training cannot go on, and trying again would not help.
         RuntimeError: more workers were lost than ``execution.max_failures``, or the training itself failed.
     """
+    import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     execution = run.config.execution
-    cpus = execution.train_cpus or max(1, run.cpus // execution.train_workers)
+    largest_node = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    cpus = execution.train_cpus or max(1, min(largest_node, run.cpus // execution.train_workers))
     scratch = run.store.root / "ray_train" / job.key
     trainer = TorchTrainer(
         train_worker,
@@ -86,25 +92,44 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         run_config=ray.train.RunConfig(
             name=f"lease-{job.fence}",
             storage_path=str(scratch),
-            failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=execution.max_failures, controller_failure_limit=execution.max_failures
+            ),
         ),
     )
+    refusal = _refusal_file(job)
+    refusal.unlink(missing_ok=True)
     with _watched(run.progress, _progress_file(job)):
         trainer.fit()
+    if refusal.is_file():
+        raise TrainingRefusedError(refusal.read_text(encoding="utf-8"))
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.rmtree(checkpoint_folder(job.store, job.output), ignore_errors=True)
 
 
 def train_worker(arguments: dict[str, TrainingJob]) -> None:
-    """Run the loop in one Ray Train worker; rank 0 writes the output."""
+    """Run the loop in one Ray Train worker; rank 0 writes the output.
+
+    What trying again cannot mend (a loss that is not finite, settings that do not fit, a lost lease) is left for the
+    driver to raise: Ray would take it for a lost worker and start the training again.
+    """
+    job = arguments["job"]
+    try:
+        _train(job)
+    except (FloatingPointError, ValueError, LeaseLostError) as error:
+        write_atomically(_refusal_file(job), f"{type(error).__name__}: {error}".encode())
+
+
+def _train(job: TrainingJob) -> None:
     import ray.train
     import ray.train.torch
 
-    job, context = arguments["job"], ray.train.get_context()
+    context = ray.train.get_context()
     started = time.monotonic()
     place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    folder = _local_training_set(job, context.get_local_rank(), place.size)
+    threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    torch.set_num_threads(threads)
+    folder = _local_training_set(job, context.get_local_rank())
     report = _ProgressWriter(job)
     tensors = train(
         getattr(job.config, job.stage),
@@ -116,7 +141,7 @@ def train_worker(arguments: dict[str, TrainingJob]) -> None:
         place,
         report if place.rank == 0 else lambda _step, _total, _entry: None,
         job.config.execution.checkpoint_seconds,
-        job.threads,
+        threads,
     )
     if place.rank == 0:
         _write_output(job, tensors, time.monotonic() - started, place.device)
@@ -124,13 +149,21 @@ def train_worker(arguments: dict[str, TrainingJob]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _local_training_set(job: TrainingJob, local_rank: int, size: int) -> Path:
-    """Export the training set to this node's disk, once a node; the others wait for it."""
-    folder = Path(tempfile.gettempdir()) / "orl-training-sets" / f"{job.stage}-{job.key}-{job.fence}"
+def _local_training_set(job: TrainingJob, local_rank: int) -> Path:
+    """Export the training set to this node's disk, once a node; the others wait for it.
+
+    The folder is this lease's own. What earlier leases on the same output left behind goes first.
+    """
+    output = digest(f"{job.store.root}/{job.output}".encode())
+    root = Path(tempfile.gettempdir()) / f"orl-training-sets-{os.getuid()}"
+    folder = root / f"{output}-{job.fence}"
     if local_rank == 0:
+        for left in root.glob(f"*{output}-*"):
+            if left != folder:
+                shutil.rmtree(left, ignore_errors=True)
         export_training_set(job.config, job.store, job.manifests, folder)
-    if size > 1:
-        torch.distributed.barrier()
+    while not (folder / META).is_file():  # no collective: an export may take longer than a collective may
+        time.sleep(_WATCH_SECONDS)
     return folder
 
 
@@ -151,6 +184,10 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
         environment=numeric_environment(device.type),
         facts={"history": history},
     )
+
+
+def _refusal_file(job: TrainingJob) -> Path:
+    return checkpoint_folder(job.store, job.output) / "refused.txt"
 
 
 def _progress_file(job: TrainingJob) -> Path:
@@ -175,7 +212,7 @@ class _ProgressWriter:
 def _watched(progress: StageProgress, path: Path) -> Iterator[None]:
     stop = threading.Event()
 
-    def watch() -> None:
+    def _watch() -> None:
         first = True
         while not stop.wait(_WATCH_SECONDS):
             try:
@@ -188,7 +225,7 @@ def _watched(progress: StageProgress, path: Path) -> Iterator[None]:
             progress.update(state["step"], state["total"], state["note"])
 
     path.unlink(missing_ok=True)
-    watcher = threading.Thread(target=watch, name="training progress", daemon=True)
+    watcher = threading.Thread(target=_watch, name="training progress", daemon=True)
     watcher.start()
     try:
         yield

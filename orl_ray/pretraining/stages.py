@@ -18,9 +18,8 @@ def run_training(run: StageRun) -> None:
     stage, key = run.plan.stage.name, run.plan.key
     with Lease(run.store, f"{stage}/{key}", promise=run.config.execution.lease_seconds, run_id=run.run_id) as lease:
         if run.store.record(stage, key) is None:  # the holder before us may have finished it
-            threads = max(1, run.cpus // run.config.execution.train_workers)
             manifests = {name: run.plan.manifests[name] for name in run.plan.inputs}
-            fit(run, TrainingJob(run.config, run.store, stage, key, lease.fence, manifests, threads))
+            fit(run, TrainingJob(run.config, run.store, stage, key, lease.fence, manifests))
         record = run.store.record(stage, key)
         if record is None:
             raise RuntimeError(f"{run.plan.stage.title}: the training ended without writing its output")

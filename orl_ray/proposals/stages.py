@@ -12,7 +12,7 @@ from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
 from orl_ray.proposals.ranking import rank
 from orl_ray.proposals.roi_filter import filter_rois
-from orl_ray.proposals.selective_search import Mode, propose
+from orl_ray.proposals.selective_search import Mode, environment, propose
 from orl_ray.scenes.reading import Quarantine, decoded_scenes
 from orl_ray.storage import TABLE, parquet_bytes
 
@@ -28,7 +28,8 @@ def propose_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOut
     levels = pa.nulls(len(ids), schema.PROPOSALS.field("levels").type)
     table = pa.table([pa.array(ids, pa.int64()), box_list_column(boxes), levels], schema=schema.PROPOSALS)
     facts = {"boxes": sum(map(len, boxes))}
-    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(ids), quarantine=quarantine, facts=facts)
+    files = {TABLE: parquet_bytes(table)}
+    return PartOutput(files, rows=len(ids), quarantine=quarantine, facts=facts, environment=environment())
 
 
 def filter_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:

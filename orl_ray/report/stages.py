@@ -19,7 +19,7 @@ from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.matching import pair_count
-from orl_ray.pipeline import Input, Stage
+from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.report.galleries import neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
 from orl_ray.report.verdict import conclude
@@ -269,6 +269,7 @@ REPORT = Stage(
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
     settings=tuple(section.name for section in fields(Config) if section.name != "execution"),  # the page lists them
     scope="collection",
+    budget=one_cpu,
     unit="page",
     work=run_report,
 )

@@ -44,6 +44,10 @@ _WHITE = (255, 255, 255, 255)
 _T = TypeVar("_T")
 
 
+# The reason given for an image whose file is not there.
+MISSING = "missing file"
+
+
 class BadImageError(Exception):
     """These bytes will never decode: a permanent error, to be quarantined and not retried. The message is one line."""
 

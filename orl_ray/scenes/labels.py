@@ -25,6 +25,15 @@ class Labels:
     present: NDArray[np.bool_]
 
 
+def has_labels(annotations: str | Path) -> bool:
+    """Tell whether a COCO JSON lists any annotation: those of unlabelled images do not.
+
+    Raises:
+        ValueError: the file is no COCO JSON.
+    """
+    return bool(load_coco(annotations, ("images",)).get("annotations"))
+
+
 def read_labels(annotations: str | Path) -> Labels:
     """Read which classes each image shows: a class is present where it has at least one annotation, crowds included.
 

@@ -8,10 +8,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray.config import Config
-from orl_ray.scenes.decode import BadImageError, decode
+from orl_ray.scenes.decode import MISSING, BadImageError, decode
 from orl_ray.storage import Store, canonical_digest, digest
 
 Quarantine = list[tuple[int, str, str]]
+
+# Raised with every change of the renderer that changes pixels, and with it the version of the stage ``scenes``.
+_RENDERER = 1
 
 
 def collection_folder(config: Config, store: Store, split: str = "train") -> Path:
@@ -19,7 +22,7 @@ def collection_folder(config: Config, store: Store, split: str = "train") -> Pat
     if config.source.kind != "generated":
         return Path(config.source.images)
     size = {"train": config.generated.images, "test": config.generated.test_images}[split]
-    name = canonical_digest([config.seed, split, size, config.generated.side])
+    name = canonical_digest([_RENDERER, config.seed, split, size, config.generated.side])
     return store.root / "generated" / f"{split}-{name}"
 
 
@@ -40,12 +43,14 @@ def read_bytes(folder: Path, path: str) -> bytes:
     """Read an image file.
 
     Raises:
-        BadImageError: there is no such file.
+        BadImageError: there is no such file, or it may not be read.
     """
     try:
         return (folder / path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise BadImageError("missing file") from error
+        raise BadImageError(MISSING) from error
+    except PermissionError as error:
+        raise BadImageError("permission denied") from error
 
 
 def read_scene(folder: Path, path: str, content_hash: str) -> bytes:

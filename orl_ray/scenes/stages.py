@@ -10,8 +10,9 @@ from orl_ray import schema
 from orl_ray.config import Config
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
-from orl_ray.pipeline import Input, PartPlan, Stage
+from orl_ray.pipeline import Input, PartPlan, Stage, one_cpu
 from orl_ray.scenes.decode import BadImageError, decode
+from orl_ray.scenes.labels import has_labels, read_labels
 from orl_ray.scenes.reading import Quarantine, annotation_file, collection_folder, image_folder, read_bytes
 from orl_ray.scenes.sources import SourceImage, list_coco, list_folder, restrict, take
 from orl_ray.settings import Value
@@ -63,6 +64,10 @@ def list_source(config: Config, store: Store, split: str = "train") -> list[Sour
 def write_listing(config: Config, store: Store, key: str) -> list[PartRecord]:
     """List a source and write it in parts of ``source.part_size`` images; runs in a task, never in the driver."""
     listed, size, records = list_source(config, store), config.source.part_size, []
+    if len(listed) <= config.mining.k:
+        raise ValueError(f"mining.k is {config.mining.k}, but the source has only {len(listed)} images: lower it")
+    if (annotations := annotation_file(config, store)) and has_labels(annotations):
+        read_labels(annotations)  # labels that are broken are told now, not after the trainings
     for index, start in enumerate(range(0, len(listed), size)):
         images = listed[start : start + size]
         columns = [[image.image_id for image in images], [image.path for image in images]]
@@ -110,6 +115,7 @@ LISTING = Stage(
     inputs=(),
     settings=("seed", "source.kind", "source.limit", "source.part_size", "generated.images", "generated.side"),
     scope="collection",
+    budget=one_cpu,
     identity=source_identity,
     work=run_listing,
 )

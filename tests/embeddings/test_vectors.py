@@ -10,8 +10,9 @@ from torchvision.transforms.v2 import functional
 
 from orl_ray.embeddings import vectors
 from orl_ray.embeddings.encoder import FrozenEncoder
-from orl_ray.embeddings.vectors import DEVIATION, MEAN, embed, normalise
+from orl_ray.embeddings.vectors import embed
 from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.normalisation import MEAN, STD, normalise
 
 SIDE = 32
 
@@ -41,16 +42,16 @@ def crops(count, side=SIDE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def test_normalise_is_torchvisions(encoder):
-    images = torch.from_numpy(crops(3)).permute(0, 3, 1, 2)
-    wanted = functional.normalize(images.float() / 255, list(MEAN), list(DEVIATION))
+def test_normalise_is_torchvisions():
+    images = torch.from_numpy(crops(3)).permute(0, 3, 1, 2).float() / 255
+    wanted = functional.normalize(images, list(MEAN), list(STD))
     torch.testing.assert_close(normalise(images), wanted)
 
 
 def test_vectors_are_those_of_the_network_at_unit_length(encoder):
     images = crops(5)
     with torch.inference_mode():
-        raw = encoder(normalise(torch.from_numpy(images).permute(0, 3, 1, 2))).numpy()
+        raw = encoder(normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)).numpy()
     wanted = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     found = embed(encoder, images, 4)
     assert (found.dtype, found.shape) == (np.float16, (5, 512))

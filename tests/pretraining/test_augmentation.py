@@ -9,10 +9,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional
 
 from orl_ray import draws
+from orl_ray.encoders.normalisation import MEAN, STD
 from orl_ray.pretraining.augmentation import (
-    MEAN,
     PIPELINES,
-    STD,
     Parameters,
     adjust_brightness,
     adjust_contrast,

@@ -39,7 +39,7 @@ def test_a_training_is_written_with_its_manifest_and_its_lease_is_released(run, 
     run_training(run)
     (record,) = run.store.manifest("image_level", run.plan.key)
     assert record.facts["history"] == HISTORY
-    assert [(job.stage, job.key, job.fence, job.threads) for job in jobs] == [("image_level", run.plan.key, 1, 4)]
+    assert [(job.stage, job.key, job.fence) for job in jobs] == [("image_level", run.plan.key, 1)]
     assert jobs[0].manifests == {"scenes": run.plan.manifests["scenes"]}
     with Lease(run.store, jobs[0].output, promise=30, run_id="next") as lease:
         assert lease.fence == 2

@@ -158,7 +158,7 @@ class TestIngest:
 
     def test_a_listed_file_that_is_gone_is_left_out(self, tmp_path, photographs):
         annotations, _ = coco_files(tmp_path, ["0.png", "gone.png", "1.png"])
-        small = of_folder(tmp_path, photographs, "source.kind=coco", f"source.annotations={annotations}")
+        small = of_folder(tmp_path, photographs, "source.kind=coco", f"source.annotations={annotations}", "mining.k=2")
         output, _ = self.ingest(small)
         assert output.quarantine == [(99, "gone.png", "missing file")]
 

@@ -1,0 +1,44 @@
+"""Workers that make parts, without Ray: what they commit and what they refuse."""
+
+import json
+
+import pytest
+
+from orl_ray.config import Config
+from orl_ray.part_runner import PartOutput, PartWorker, WorkerContext, prepare_nothing
+from orl_ray.scenes.decode import MISSING
+from orl_ray.storage import Store
+
+ROW = {"index": 3, "key": "k", "inputs": json.dumps({"scenes": "s"})}
+
+
+def worker(store, output):
+    def process(_context, _state, part):
+        assert (part.index, part.key, part.inputs) == (3, "k", {"scenes": "s"})
+        return output
+
+    return PartWorker("rois", process, prepare_nothing, WorkerContext(Config(), store, {}))
+
+
+def test_a_part_is_written_and_its_receipt_returned(tmp_path):
+    store = Store(tmp_path)
+    output = PartOutput({"a": b"1"}, rows=2, quarantine=[(7, "x.jpg", "truncated")], environment={"opencv": "5"})
+    assert worker(store, output)(ROW) == {"index": 3, "rows": 2, "quarantined": 1}
+    record = store.record("rois", "k")
+    assert (record.index, record.rows, record.quarantined) == (3, 2, 1)
+    assert record.environment["opencv"] == "5"
+    assert record.environment["device"] == "cpu"
+
+
+def test_a_part_of_which_no_file_is_there_is_a_lost_mount_and_not_committed(tmp_path):
+    store = Store(tmp_path)
+    output = PartOutput({"a": b""}, rows=0, quarantine=[(7, "x.jpg", MISSING), (8, "y.jpg", MISSING)])
+    with pytest.raises(FileNotFoundError, match="none of the 2 images of part 3 is there"):
+        worker(store, output)(ROW)
+    assert store.record("rois", "k") is None
+
+
+def test_a_part_of_which_nothing_decodes_is_committed_empty(tmp_path):
+    store = Store(tmp_path)
+    worker(store, PartOutput({"a": b""}, rows=0, quarantine=[(7, "x.jpg", "truncated")]))(ROW)
+    assert store.record("rois", "k").quarantined == 1
