@@ -1,6 +1,7 @@
 """``kill -9`` of the driver in the middle of a stage, then the same command: it finishes, with the same results."""
 
 import json
+import signal
 
 from main_job_process import content_hashes, parts, wait_until
 
@@ -37,3 +38,21 @@ def test_driver_killed_while_training_goes_on_from_the_last_checkpoint(job, stor
     history = record["facts"]["history"]
     assert [entry["step"] for entry in history] == list(range(1, 6 * IMAGES // 8 + 1))
     assert history[: len(before)] == before, "steps that were done before the kill were done again"
+
+
+def test_interrupted_driver_ends_soon_says_so_and_goes_on(job, store):
+    longer = ("object_level.epochs=40", "execution.checkpoint_seconds=0")
+    driver = job.start(store, *longer, flags=TRAINED)
+    checkpoints = store / "checkpoints" / "object_level"
+    wait_until(lambda: any(checkpoints.glob("*/step-*/state.json")), driver, "first checkpoint")
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert "the same command goes on from here" in output
+    assert json.loads(max((store / "runs").glob("*.json")).read_bytes())["status"] == "interrupted"
+    assert parts(store, "object_level") == 0
+
+    dry = job.run(store, *longer, flags=(*TRAINED, "--dry-run"))
+
+    assert "object_level" in dry
+    assert any(checkpoints.glob("*/step-*/state.json")), "the checkpoint to go on from is gone"
