@@ -79,12 +79,12 @@ class MainJob:
         return output
 
     def kill_driver(self, process: subprocess.Popen[str]) -> None:
-        """Kill the driver alone, then see that its private Ray goes with it."""
+        """Kill the driver alone. Its raylet and workers go with it; Ray's two agents may take their time, so end them."""
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.communicate()
-        _, alive = psutil.wait_procs(family, timeout=30)
-        for survivor in alive:  # whatever Ray leaves behind is ours to end
+        _, alive = psutil.wait_procs(family, timeout=3)
+        for survivor in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
 
