@@ -79,7 +79,7 @@ class MainJob:
         return output
 
     def kill_driver(self, process: subprocess.Popen[str]) -> None:
-        """Kill the driver alone. Its raylet and workers go with it; Ray's two agents may take their time, so end them."""
+        """Kill the driver alone; its raylet and workers go with it, and what of Ray takes its time is ended here."""
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.communicate()
