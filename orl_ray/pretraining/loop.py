@@ -91,6 +91,10 @@ def train(
                 checkpoints.save(state.checkpoint())
                 saved = time.monotonic()
             on_step(state.step, schedule.total, entry)
+    return _finish(state, checkpoints, place)
+
+
+def _finish(state: TrainingState, checkpoints: CheckpointStore, place: Place) -> dict[str, Tensor]:
     final = state.checkpoint()
     if place.rank == 0:
         checkpoints.save(final)
