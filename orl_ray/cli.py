@@ -66,11 +66,11 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
         return 1
     print(_summary_table(summary.plans, summary.made))
     work = "" if summary.used_ray else "; nothing was missing, Ray was not started"
-    print(f"\n{duration(summary.seconds)}{work}. Run record: {store.root / 'runs' / summary.run_id}.json")
+    print(f"\n{duration(summary.seconds)}{work}. Run record: {store.root}/runs/{summary.run_id}.json")
     products = {"report": "index.html", "object_level": "backbone.safetensors"}
     for p in summary.plans:
         if p.stage.name in products:
-            print(f"{p.stage.name}: {store.part_folder(p.stage.name, p.key) / products[p.stage.name]}")
+            print(f"{p.stage.name}: {store.part_folder(p.stage.name, p.key)}/{products[p.stage.name]}")
     return 0
 
 

@@ -1,10 +1,10 @@
 """One living writer for each training output: leases with fencing tokens.
 
-A lease is a folder of numbered claims. Claim n is made by creating file n exclusively, so exactly one of several
-contenders gets it; the highest claim holds the lease, and its number is the fencing token. A holder renews its claim
-until it releases it. A claim is dead when it was released, when its process on this host is gone, or when another
-host has not renewed it for longer than its own promise. Taking over means claiming n + 1; a slow writer of claim n
-sees the higher number and stops before it writes.
+A lease is a folder of numbered claims. Claim n is made by creating file n exclusively (a link on a disk, a
+conditional put in a bucket), so exactly one of several contenders gets it; the highest claim holds the lease, and its
+number is the fencing token. A holder renews its claim until it releases it. A claim is dead when it was released, when
+its process on this host is gone, or when another host has not renewed it for longer than its own promise. Taking over
+means claiming n + 1; a slow writer of claim n sees the higher number and stops before it writes.
 """
 
 import contextlib
@@ -13,13 +13,15 @@ import os
 import socket
 import threading
 import time
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
-from orl_ray.storage import Store, write_atomically
+from orl_ray.folders import Folder
+from orl_ray.storage import Store
 
 
 class LeaseHeldError(RuntimeError):
@@ -49,11 +51,11 @@ class Lease:
         self.promise = promise
         self.run_id = run_id
         self.fence = 0
+        self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
         while True:
             current = latest_fence(self.folder)
             if current:
@@ -78,19 +80,14 @@ class Lease:
             self._write_claim(released=True)
 
     def _claim(self, fence: int) -> None:
-        # The claim must be complete the moment it exists: written aside, then linked, which fails if the name is taken.
-        aside = self.folder / f".{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}"
-        write_atomically(aside, self._claim_bytes(released=False))
-        try:
-            os.link(aside, self.folder / f"{fence:08d}.json")
-        finally:
-            aside.unlink()
+        self.folder.create(_claim_name(fence), self._claim_bytes(released=False))
 
     def _write_claim(self, *, released: bool) -> None:
-        write_atomically(self.folder / f"{self.fence:08d}.json", self._claim_bytes(released=released))
+        self.folder.write(_claim_name(self.fence), self._claim_bytes(released=released))
 
     def _claim_bytes(self, *, released: bool) -> bytes:
         claim = {
+            "claim": self._token,  # no two contenders' claims are equal
             "host": socket.gethostname(),
             "processes": _process_namespace(),
             "pid": os.getpid(),
@@ -110,8 +107,7 @@ class Lease:
                 self._write_claim(released=False)
 
     def _refuse_if_alive(self, fence: int) -> None:
-        path = self.folder / f"{fence:08d}.json"
-        claim = json.loads(path.read_bytes())
+        claim = json.loads(self.folder.read(_claim_name(fence)))
         if not is_alive(claim):
             return
         raise LeaseHeldError(
@@ -120,14 +116,18 @@ class Lease:
         )
 
 
-def lease_folder(store: Store, output: str) -> Path:
+def lease_folder(store: Store, output: str) -> Folder:
     """Return the folder of an output's claims."""
-    return store.root / "leases" / output
+    return store.root / f"leases/{output}"
 
 
-def latest_fence(folder: Path) -> int:
+def latest_fence(folder: Folder) -> int:
     """Return the number of the highest claim, 0 where there is none."""
-    return max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=0)
+    return max((int(name.removesuffix(".json")) for name in folder.names() if name[:1].isdigit()), default=0)
+
+
+def _claim_name(fence: int) -> str:
+    return f"{fence:08d}.json"
 
 
 def check_fence(store: Store, output: str, fence: int) -> None:

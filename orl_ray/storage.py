@@ -1,4 +1,4 @@
-"""The store: one folder that holds every artifact, its records, manifests, run records and quarantine.
+"""The store: one folder, local or in a bucket, with every artifact, its records, manifests, run records, quarantine.
 
 A part is a folder ``<artifact>/<key>/`` of files plus the record ``<artifact>/<key>.json``, which is written last:
 what has no record does not exist, so nothing half-written is ever read. A manifest
@@ -6,12 +6,13 @@ what has no record does not exist, so nothing half-written is ever read. A manif
 Arrow IPC, weights are safetensors, the rest is JSON.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orl_ray import schema
+from orl_ray.folders import Folder
 
 TABLE = "part.parquet"
 
@@ -78,30 +80,6 @@ def canonical_digest(value: object) -> str:
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all: a temporary neighbour, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder's entries: after a power loss a record must not outlive the files that it lists."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def parquet_bytes(table: pa.Table) -> memoryview:
     """Serialise a table so that equal content gives equal bytes: one chunk, pinned codec, version and row groups."""
     sink = pa.BufferOutputStream()
@@ -118,15 +96,14 @@ def ipc_bytes(table: pa.Table) -> memoryview:
 
 
 class Store:
-    """A store in a local folder. Cheap to build, safe to send to workers, holds no open files.
+    """A store in a local folder or a bucket. Cheap to build, safe to send to workers, holds no open files.
 
     Args:
         root: the folder; made on the first write.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
-        self._marker = self.root / "orl_store.json"
+    def __init__(self, root: str | Path | Folder) -> None:
+        self.root = Folder(root)
 
     def prepare(self) -> None:
         """Create the store where there is none yet.
@@ -135,8 +112,8 @@ class Store:
             StoreError: as :meth:`check`.
         """
         self.check()
-        if not self._marker.is_file():
-            self.write_json(self._marker, {"version": schema.STORE_VERSION})
+        if not self.root.exists(_MARKER):
+            self.write_json(_MARKER, {"version": schema.STORE_VERSION})
 
     def check(self) -> None:
         """Check that the folder is a store of our version, or can become one; write nothing.
@@ -144,29 +121,39 @@ class Store:
         Raises:
             StoreError: the folder holds a store of another version, or something else.
         """
-        if self._marker.is_file():
-            version = json.loads(self._marker.read_bytes()).get("version")
-            if version != schema.STORE_VERSION:
-                raise StoreError(
-                    f"{self.root} is a store of version {version}; this orl_ray reads version {schema.STORE_VERSION}"
-                )
-        elif self.root.is_dir() and any(self.root.iterdir()):
-            raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
+        marker = self.read_json(_MARKER)
+        if marker is None:
+            if self.root.names():
+                raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
+        elif marker.get("version") != schema.STORE_VERSION:
+            raise StoreError(
+                f"{self.root} is a store of version {marker.get('version')}; this orl_ray reads and writes version "
+                f"{schema.STORE_VERSION}. Name a new store, or use the orl_ray that wrote this one."
+            )
 
-    def write_json(self, path: Path, value: object) -> None:
-        """Write JSON for people and machines, atomically."""
-        write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+    def write_json(self, path: str, value: object) -> None:
+        """Write JSON for people and machines, whole or not at all; ``path`` is relative to the root."""
+        self.root.write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
 
-    def read_json(self, path: Path) -> Any | None:
-        """Read JSON, or None where there is no such file."""
+    def read_json(self, path: str) -> Any | None:
+        """Read JSON, or None where there is no such file; ``path`` is relative to the root."""
         try:
-            return json.loads(path.read_bytes())
+            return json.loads(self.root.read(path))
         except FileNotFoundError:
             return None
 
-    def part_folder(self, artifact: str, key: str) -> Path:
+    def part_folder(self, artifact: str, key: str) -> Folder:
         """Return the folder of a part's files."""
-        return self.root / artifact / key
+        return self.root / f"{artifact}/{key}"
+
+    def write_part_file(self, artifact: str, key: str, name: str, data: bytes | memoryview) -> dict[str, Any]:
+        """Write one file of a part before the part is complete; nobody sees it until the record names it.
+
+        Returns:
+            What :meth:`write_part` takes as an entry of ``written``.
+        """
+        self.root.write(f"{artifact}/{key}/{name}", data)
+        return {"hash": digest(data), "bytes": len(data)}
 
     def write_part(
         self,
@@ -176,6 +163,7 @@ class Store:
         files: Mapping[str, bytes | memoryview],
         *,
         rows: int,
+        written: Mapping[str, dict[str, Any]] | None = None,
         quarantine: Sequence[tuple[int, str, str]] = (),
         seconds: float = 0.0,
         environment: Mapping[str, str] | None = None,
@@ -189,6 +177,7 @@ class Store:
             index: the part's number.
             files: file name -> bytes.
             rows: rows in the part.
+            written: file name -> entry of each file that :meth:`write_part_file` wrote already.
             quarantine: (image id, path, reason) of each image left out.
             seconds: time spent making the part.
             environment: versions and device, for people.
@@ -197,16 +186,14 @@ class Store:
         Returns:
             The record.
         """
-        entries: dict[str, dict[str, Any]] = {}
-        for name, data in files.items():
-            write_atomically(self.part_folder(artifact, key) / name, data)
-            entries[name] = {"hash": digest(data), "bytes": len(data)}
+        entries = dict(written or {})
+        entries.update({name: self.write_part_file(artifact, key, name, data) for name, data in files.items()})
         if quarantine:
             columns = list(zip(*sorted(quarantine), strict=True))
             table = pa.table([pa.array(column) for column in columns], schema=schema.QUARANTINE)
-            write_atomically(self._quarantine_path(artifact, key), parquet_bytes(table))
+            self.root.write(_quarantine_path(artifact, key), parquet_bytes(table))
         else:
-            self._quarantine_path(artifact, key).unlink(missing_ok=True)  # of an earlier try that did not end
+            self.root.delete(_quarantine_path(artifact, key))  # of an earlier try that did not end
         record = PartRecord(
             artifact=artifact,
             key=key,
@@ -219,25 +206,25 @@ class Store:
             environment=dict(environment or {}),
             facts=dict(facts or {}),
         )
-        self.write_json(self._record_path(artifact, key), asdict(record))
+        self.write_json(_record_path(artifact, key), asdict(record))
         return record
 
     def record(self, artifact: str, key: str) -> PartRecord | None:
         """Return a part's record, or None where the part was not written."""
-        value = self.read_json(self._record_path(artifact, key))
+        value = self.read_json(_record_path(artifact, key))
         return None if value is None else PartRecord(**value)
 
     def records(self, artifact: str, keys: Iterable[str]) -> dict[str, PartRecord]:
         """Return the records of those of ``keys`` that were written, after one listing of the artifact's folder."""
         present = self.present(artifact)
-        found = {key: self.record(artifact, key) for key in keys if key in present}
-        return {key: record for key, record in found.items() if record is not None}
+        wanted = [key for key in keys if key in present]
+        with ThreadPoolExecutor(1 if self.root.is_local else _REMOTE_READS) as pool:
+            found = zip(wanted, pool.map(lambda key: self.record(artifact, key), wanted), strict=True)
+            return {key: record for key, record in found if record is not None}
 
     def present(self, artifact: str) -> set[str]:
         """Return the keys of all parts of an artifact that were written, by one listing of its folder."""
-        folder = self.root / artifact
-        names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
-        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        return {name.removesuffix(".json") for name in self.root.names(artifact) if name.endswith(".json")}
 
     def read_file(self, artifact: str, key: str, name: str) -> bytes:
         """Read one file of a part and check it against its record.
@@ -248,10 +235,9 @@ class Store:
         record = self.record(artifact, key)
         if record is None or name not in record.files:
             raise StoreError(f"{artifact} {key}: no file {name}; run the pipeline again to make it")
-        try:
-            data = (self.part_folder(artifact, key) / name).read_bytes()
-        except FileNotFoundError:
-            data = b""
+        data = b""
+        with contextlib.suppress(FileNotFoundError):
+            data = self.root.read(f"{artifact}/{key}/{name}")
         if digest(data) != record.files[name]["hash"]:
             raise StoreError(
                 f"{artifact} {key}: {name} is gone or changed since it was written; delete {key}.json and run again"
@@ -268,32 +254,44 @@ class Store:
     def write_manifest(self, artifact: str, key: str, records: Sequence[PartRecord]) -> None:
         """Write a manifest; records go in part order."""
         rows = [asdict(record) for record in sorted(records, key=lambda record: record.index)]
-        self.write_json(self.root / artifact / "manifests" / f"{key}.json", rows)
+        self.write_json(f"{artifact}/manifests/{key}.json", rows)
 
     def manifest(self, artifact: str, key: str) -> list[PartRecord] | None:
         """Read a manifest, in part order, or None where there is none."""
-        rows = self.read_json(self.root / artifact / "manifests" / f"{key}.json")
+        rows = self.read_json(f"{artifact}/manifests/{key}.json")
         return None if rows is None else [PartRecord(**row) for row in rows]
 
     def quarantine(self, artifact: str, key: str) -> pa.Table:
         """Return the images that a part left out, empty where there are none."""
-        path = self._quarantine_path(artifact, key)
-        return pq.read_table(path) if path.is_file() else schema.QUARANTINE.empty_table()
+        try:
+            return pq.read_table(pa.BufferReader(self.root.read(_quarantine_path(artifact, key))))
+        except FileNotFoundError:
+            return schema.QUARANTINE.empty_table()
 
     def write_run(self, run_id: str, value: Mapping[str, Any]) -> None:
         """Write a run record: what the run used, made and re-used."""
-        self.write_json(self.root / "runs" / f"{run_id}.json", dict(value))
+        self.write_json(f"runs/{run_id}.json", dict(value))
 
-    def runs(self, limit: int = 20) -> Iterator[dict[str, Any]]:
-        """Yield the newest run records, newest first."""
-        for path in sorted((self.root / "runs").glob("*.json"), reverse=True)[:limit]:
-            yield json.loads(path.read_bytes())
+    def runs(self, limit: int | None = 20) -> Iterator[dict[str, Any]]:
+        """Yield run records, newest first, at most ``limit`` of them."""
+        names = sorted((name for name in self.root.names("runs") if name.endswith(".json")), reverse=True)
+        for name in names[:limit]:
+            record = self.read_json(f"runs/{name}")
+            if record is not None:
+                yield record
 
-    def _record_path(self, artifact: str, key: str) -> Path:
-        return self.root / artifact / f"{key}.json"
 
-    def _quarantine_path(self, artifact: str, key: str) -> Path:
-        return self.root / "quarantine" / artifact / f"{key}.parquet"
+# Requests for small records that are under way at once, to a bucket.
+_REMOTE_READS = 16
+_MARKER = "orl_store.json"
+
+
+def _record_path(artifact: str, key: str) -> str:
+    return f"{artifact}/{key}.json"
+
+
+def _quarantine_path(artifact: str, key: str) -> str:
+    return f"quarantine/{artifact}/{key}.parquet"
 
 
 def new_run_id() -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -21,6 +22,7 @@ from safetensors.torch import save
 from orl_ray.config import Config
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
+from orl_ray.folders import Folder, StorageUnavailableError
 from orl_ray.leases import LeaseLostError, check_fence
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.loop import train
@@ -28,11 +30,13 @@ from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
 from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.progress import StageProgress
-from orl_ray.storage import Store, digest, write_atomically
+from orl_ray.storage import Store, digest
 
 _WATCH_SECONDS = 1.0
 # A collective that waits longer than this has lost a partner.
 _COLLECTIVE_SECONDS = 300
+# What the workers leave for the driver, beside the checkpoints.
+_PROGRESS, _REFUSAL = "progress.json", "refused.txt"
 
 
 class TrainingRefusedError(RuntimeError):
@@ -79,7 +83,7 @@ def fit(run: StageRun, job: TrainingJob) -> None:
     execution = run.config.execution
     largest_node = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     cpus = execution.train_cpus or max(1, min(largest_node, run.cpus // execution.train_workers))
-    scratch = run.store.root / "ray_train" / job.key
+    scratch = run.store.root / f"ray_train/{job.key}"
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -91,20 +95,37 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=f"lease-{job.fence}",
-            storage_path=str(scratch),
+            **_ray_storage(scratch),
             failure_config=ray.train.FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=execution.max_failures
             ),
         ),
     )
-    refusal = _refusal_file(job)
-    refusal.unlink(missing_ok=True)
-    with _watched(run.progress, _progress_file(job)):
+    notes = checkpoint_folder(job.store, job.output)
+    notes.delete(_REFUSAL)
+    with _watched(run.progress, notes):
         trainer.fit()
-    if refusal.is_file():
-        raise TrainingRefusedError(refusal.read_text(encoding="utf-8"))
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(checkpoint_folder(job.store, job.output), ignore_errors=True)
+    if notes.exists(_REFUSAL):
+        raise TrainingRefusedError(notes.read(_REFUSAL).decode())
+    scratch.delete_folder()
+    notes.delete_folder()
+
+
+def _ray_storage(scratch: Folder) -> dict[str, Any]:
+    """Say where Ray Train keeps its own few files; it must be where every node sees it, like the store."""
+    if scratch.is_local:
+        return {"storage_path": scratch.uri}
+    from pyarrow import fs
+
+    scheme, _, path = scratch.uri.partition("://")
+    if scheme == "gs":
+        return {"storage_path": path, "storage_filesystem": fs.GcsFileSystem()}
+    # Ray's own S3 client gives up too soon; endpoint and credentials come from the environment, as ours do.
+    patient = fs.AwsStandardS3RetryStrategy(max_attempts=10)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    filesystem = fs.S3FileSystem(endpoint_override=endpoint, region=region, retry_strategy=patient)
+    return {"storage_path": path, "storage_filesystem": filesystem}
 
 
 def train_worker(arguments: dict[str, TrainingJob]) -> None:
@@ -117,7 +138,7 @@ def train_worker(arguments: dict[str, TrainingJob]) -> None:
     try:
         _train(job)
     except (FloatingPointError, ValueError, LeaseLostError) as error:
-        write_atomically(_refusal_file(job), f"{type(error).__name__}: {error}".encode())
+        checkpoint_folder(job.store, job.output).write(_REFUSAL, f"{type(error).__name__}: {error}".encode())
 
 
 def _train(job: TrainingJob) -> None:
@@ -186,45 +207,38 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
     )
 
 
-def _refusal_file(job: TrainingJob) -> Path:
-    return checkpoint_folder(job.store, job.output) / "refused.txt"
-
-
-def _progress_file(job: TrainingJob) -> Path:
-    return checkpoint_folder(job.store, job.output) / "progress.json"
-
-
 class _ProgressWriter:
     """Tells the driver, through the store, how far the training is."""
 
     def __init__(self, job: TrainingJob) -> None:
-        self._path, self._written_at, self._note = _progress_file(job), 0.0, ""
+        self._folder, self._written_at, self._note = checkpoint_folder(job.store, job.output), 0.0, ""
 
     def __call__(self, step: int, total: int, entry: dict[str, float]) -> None:
         if entry:
             self._note = f"loss {entry['loss']:.3f}"
         if time.monotonic() - self._written_at >= _WATCH_SECONDS:
             self._written_at = time.monotonic()
-            write_atomically(self._path, json.dumps({"step": step, "total": total, "note": self._note}).encode())
+            state = {"step": step, "total": total, "note": self._note}
+            self._folder.write(_PROGRESS, json.dumps(state).encode())
 
 
 @contextlib.contextmanager
-def _watched(progress: StageProgress, path: Path) -> Iterator[None]:
+def _watched(progress: StageProgress, notes: Folder) -> Iterator[None]:
     stop = threading.Event()
 
     def _watch() -> None:
         first = True
         while not stop.wait(_WATCH_SECONDS):
             try:
-                state = json.loads(path.read_bytes())
-            except FileNotFoundError:
+                state = json.loads(notes.read(_PROGRESS))
+            except (FileNotFoundError, StorageUnavailableError):
                 continue
             if first:
                 progress.resume(state["step"], state["total"])
                 first = False
             progress.update(state["step"], state["total"], state["note"])
 
-    path.unlink(missing_ok=True)
+    notes.delete(_PROGRESS)
     watcher = threading.Thread(target=_watch, name="training progress", daemon=True)
     watcher.start()
     try:

@@ -1,21 +1,20 @@
 """Training checkpoints in the store: safetensors and JSON, fenced: who lost the lease writes nothing."""
 
 import json
-import shutil
-from pathlib import Path
 
 from safetensors.torch import load, save
 
+from orl_ray.folders import Folder
 from orl_ray.leases import check_fence
 from orl_ray.pretraining.checkpoints import Checkpoint
-from orl_ray.storage import Store, digest, write_atomically
+from orl_ray.storage import Store, digest
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
-def checkpoint_folder(store: Store, output: str) -> Path:
+def checkpoint_folder(store: Store, output: str) -> Folder:
     """Return the folder of a training's checkpoints; it goes when the training is done."""
-    return store.root / "checkpoints" / output
+    return store.root / f"checkpoints/{output}"
 
 
 class StoreCheckpoints:
@@ -36,9 +35,9 @@ class StoreCheckpoints:
 
     def latest(self) -> Checkpoint | None:
         """Return the whole checkpoint with the most steps, or None where there is none."""
-        for path in reversed(self._paths()):
-            state = json.loads((path / _STATE).read_bytes())
-            tensors = (path / _TENSORS).read_bytes()
+        for name in reversed(self._names()):
+            state = json.loads(self._folder.read(f"{name}/{_STATE}"))
+            tensors = self._folder.read(f"{name}/{_TENSORS}")
             if digest(tensors) == state["tensors_hash"]:
                 return Checkpoint(state["step"], load(tensors), state["history"])
         return None
@@ -50,14 +49,15 @@ class StoreCheckpoints:
             LeaseLostError: another driver has taken this training over.
         """
         check_fence(self._store, self._output, self._fence)
-        path = self._folder / f"step-{checkpoint.step:012d}"
+        name = f"step-{checkpoint.step:012d}"
         tensors = save(checkpoint.tensors)
-        write_atomically(path / _TENSORS, tensors)
+        self._folder.write(f"{name}/{_TENSORS}", tensors)
         state = {"step": checkpoint.step, "history": checkpoint.history, "tensors_hash": digest(tensors)}
-        write_atomically(path / _STATE, json.dumps(state, allow_nan=False).encode())
-        for old in self._paths()[: -self._keep]:
-            (old / _STATE).unlink()  # first of all: without its state it is no checkpoint any more
-            shutil.rmtree(old)
+        self._folder.write(f"{name}/{_STATE}", json.dumps(state, allow_nan=False).encode())
+        for old in self._names()[: -self._keep]:
+            self._folder.delete(f"{old}/{_STATE}")  # first of all: without its state it is no checkpoint any more
+            self._folder.delete_folder(old)
 
-    def _paths(self) -> list[Path]:
-        return sorted(state.parent for state in self._folder.glob(f"step-*/{_STATE}"))
+    def _names(self) -> list[str]:
+        names = sorted(name for name in self._folder.names() if name.startswith("step-"))
+        return [name for name in names if self._folder.exists(f"{name}/{_STATE}")]

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,16 +59,16 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
         pairs=pairs,
         quarantine=_quarantined(store, records),
         quarantine_count=sum(record.quarantined for parts in records.values() for record in parts),
-        next_steps=_next_steps(config, store, records["object_level"][0]),
+        next_steps=_next_steps(config, records["object_level"][0]),
     )
     files[PAGE] = render_page(content).encode()
     record = store.write_part("report", key, 0, files, rows=1, seconds=time.monotonic() - started)
     store.write_manifest("report", key, [record])
 
 
-def report_page(store: Store, key: str) -> Path:
-    """Return the path of a report's page."""
-    return store.part_folder("report", key) / PAGE
+def report_page(store: Store, key: str) -> str:
+    """Return the path or URI of a report's page."""
+    return f"{store.part_folder('report', key)}/{PAGE}"
 
 
 def draw_galleries(
@@ -228,8 +227,8 @@ def _quarantined(store: Store, records: Records) -> list[Quarantined]:
     return rows[:_QUARANTINE_SHOWN]
 
 
-def _next_steps(config: Config, store: Store, record: PartRecord) -> list[str]:
-    file = store.part_folder("object_level", record.key).relative_to(store.root) / "backbone.safetensors"
+def _next_steps(config: Config, record: PartRecord) -> list[str]:
+    file = f"object_level/{record.key}/backbone.safetensors"
     backbone = config.encoder.backbone
     return [
         f"The object-level backbone is {file} in the store: torchvision's {backbone} takes it with only fc missing.",
