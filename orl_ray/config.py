@@ -17,6 +17,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Any:
     """Declare one setting: its default, what it means, whether it changes results, and which values it takes.
 
@@ -27,13 +28,21 @@ def setting(
         low: smallest allowed value, inclusive.
         high: largest allowed value, inclusive.
         choices: the allowed strings, empty for any.
+        several: whether the value may hold several texts, separated by commas; a YAML list is joined to that.
 
     Returns:
         A dataclass field that carries all this as metadata.
     """
     return field(
         default=default,
-        metadata={"meaning": meaning, "semantic": semantic, "low": low, "high": high, "choices": choices},
+        metadata={
+            "meaning": meaning,
+            "semantic": semantic,
+            "low": low,
+            "high": high,
+            "choices": choices,
+            "several": several,
+        },
     )
 
 
@@ -41,13 +50,29 @@ def setting(
 class Source:
     """Where the scene images come from."""
 
-    kind: str = setting("generated", "Kind of source.", choices=("generated", "folder", "coco"))
-    images: str = setting("", "Folder with the images (kinds folder and coco).", semantic=False)
+    kind: str = setting(
+        "generated", "Kind of source.", choices=("generated", "folder", "coco", "parquet", "webdataset")
+    )
+    images: str = setting(
+        "",
+        "Folder with the images, Parquet files or tars: a path, s3:// or gs://; several folders separated by commas.",
+        semantic=False,
+        several=True,
+    )
     annotations: str = setting(
-        "", "COCO JSON that lists the images (kind coco); its labels serve evaluation only.", semantic=False
+        "",
+        "COCO JSON that lists the images (kind coco), one a folder; its labels serve evaluation only.",
+        semantic=False,
+        several=True,
     )
     splits: str = setting(
         "", 'JSON {"train": [file names], "test": [file names]}; only train is pre-trained on.', semantic=False
+    )
+    image_column: str = setting(
+        "", "Parquet column, or key such as jpg in a WebDataset, that holds the images; empty finds it."
+    )
+    id_column: str = setting(
+        "", "Parquet column of integers that holds the image ids; empty makes them of file and row."
     )
     limit: int = setting(0, "Take only this many images, drawn by the seed; 0 takes all.", low=0)
     part_size: int = setting(512, "Images a part: the unit of work, of storage and of resuming.", low=1, high=100_000)

@@ -11,10 +11,13 @@ def main_job() -> list[Stage]:
     from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
     from orl_ray.proposals.stages import PROPOSALS, ROIS
     from orl_ray.report.stages import REPORT
-    from orl_ray.scenes.stages import LISTING, SCENES
+    from orl_ray.scenes.listing import LISTING
+    from orl_ray.scenes.packing import PACKED_SCENES
+    from orl_ray.scenes.stages import SCENES
 
     return [
         LISTING,
+        PACKED_SCENES,
         SCENES,
         PROPOSALS,
         ROIS,

@@ -27,6 +27,7 @@ class PartOutput:
     Attributes:
         files: file name -> bytes.
         rows: rows in the part.
+        written: file name -> entry of what ``Store.write_part_file`` wrote already: parts that outgrow memory.
         quarantine: (image id, path, reason) of each image left out.
         facts: small results for the record.
         environment: versions that this stage depends on beside the usual ones.
@@ -34,6 +35,7 @@ class PartOutput:
 
     files: Mapping[str, bytes | memoryview]
     rows: int
+    written: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     quarantine: Sequence[tuple[int, str, str]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class PartWorker:
             part.index,
             output.files,
             rows=output.rows,
+            written=output.written,
             quarantine=output.quarantine,
             seconds=time.monotonic() - started,
             environment={**numeric_environment(self.device), **output.environment},

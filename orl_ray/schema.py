@@ -7,7 +7,7 @@ Vectors have unit length. Rows carry ``image_id``, never positions, and every ta
 import pyarrow as pa
 
 # Written into a store at its creation; a store of another version is refused.
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 _BOX = pa.list_(pa.int32(), 4)
 
@@ -15,6 +15,10 @@ LISTING = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("path", pa.string(), nullable=False, metadata={"meaning": "relative to the source's folder, with /"}),
+        pa.field("bytes", pa.int64(), nullable=False, metadata={"meaning": "size of the encoded image, -1 unknown"}),
+        pa.field("stamp", pa.string(), nullable=False, metadata={"meaning": "changes with the file, empty unknown"}),
+        pa.field("container", pa.string(), metadata={"meaning": "the tar or Parquet file that the image lies in"}),
+        pa.field("offset", pa.int64(), metadata={"meaning": "in a tar, byte of the image; in a Parquet file, row"}),
     ]
 )
 
@@ -26,6 +30,17 @@ SCENES = pa.schema(
         pa.field("height", pa.int32(), nullable=False, metadata={"unit": "pixels, upright"}),
         pa.field("content_hash", pa.string(), nullable=False, metadata={"meaning": "of the file's bytes"}),
         pa.field("part", pa.int32(), nullable=False),
+    ]
+)
+
+PACKED_SCENES = pa.schema(
+    [
+        *SCENES,
+        pa.field("pack", pa.int16(), nullable=False, metadata={"meaning": "number of the part's file of images"}),
+        pa.field("offset", pa.int64(), nullable=False, metadata={"unit": "bytes into the file"}),
+        pa.field("bytes", pa.int64(), nullable=False, metadata={"meaning": "size of the encoded image"}),
+        pa.field("perceptual_hash", pa.uint64(), nullable=False),
+        pa.field("thumbnail", pa.binary(192), nullable=False, metadata={"shape": "8 x 8 x 3 uint8, RGB"}),
     ]
 )
 

@@ -6,7 +6,7 @@ imports Ray or torch.
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from orl_ray.config import PRESETS, Config
+from orl_ray.folders.folder import SCHEMES
 
 Value = bool | int | float | str
 
@@ -79,6 +80,11 @@ def load(preset: str | None = None, file: str | Path | None = None, overrides: S
     if mistakes:
         raise ConfigError(mistakes)
     return build(values)
+
+
+def several(value: str) -> list[str]:
+    """Split a setting that may hold several texts, separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def build(values: Mapping[str, Value]) -> Config:
@@ -149,6 +155,8 @@ def _check_values(raw: Mapping[str, object], mistakes: list[str]) -> dict[str, V
 
 
 def _check_value(value: object, entry: Field[Any]) -> Value:
+    if entry.metadata["several"] and isinstance(value, list):
+        value = ", ".join(str(_convert(part, str)) for part in value)
     checked = _convert(value, type(default(entry)))
     choices, low, high = (entry.metadata[bound] for bound in ("choices", "low", "high"))
     if choices and checked not in choices:
@@ -226,28 +234,46 @@ def _check_training(stage: str, number: Any) -> list[str]:
 
 
 def _check_source(values: Mapping[str, Value]) -> list[str]:
-    kind, images = values["source.kind"], str(values["source.images"])
-    mistakes = []
-    if "://" in str(values["execution.store"]):
-        mistakes.append("execution.store: only local folders are supported so far")
+    kind, mistakes = values["source.kind"], _check_place("execution.store", str(values["execution.store"]))
     if kind == "generated":
-        given = [name for name in ("images", "annotations", "splits") if values[f"source.{name}"]]
+        names = ("images", "annotations", "splits", "image_column", "id_column")
+        given = [name for name in names if values[f"source.{name}"]]
         return mistakes + [f"source.{name}: generated scenes take none; set source.kind" for name in given]
-    if not images:
+    folders, annotations = several(str(values["source.images"])), several(str(values["source.annotations"]))
+    if not folders:
         mistakes.append(f"source.images: name the folder with the images (source.kind is {kind})")
-    elif not Path(images).is_dir():
-        mistakes.append(f"source.images: {images} is not a folder")
-    for name in ("source.annotations", "source.splits"):
-        path = str(values[name])
-        if path and not Path(path).is_file():
-            mistakes.append(f"{name}: {path} is not a file")
-    if kind == "coco" and not values["source.annotations"]:
+    for folder in folders:
+        mistakes += _check_place("source.images", folder, Path.is_dir, "a folder")
+    last_names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
+    if len(folders) > 1 and (len(last_names) < len(folders) or last_names & {"", ".", ".."}):
+        mistakes.append("source.images: several folders need last names that differ: image paths begin with them")
+    for name, files in (("source.annotations", annotations), ("source.splits", [str(values["source.splits"])])):
+        for file in filter(None, files):
+            mistakes += _check_place(name, file, Path.is_file, "a file")
+    if kind == "coco" and not annotations:
         mistakes.append("source.annotations: name the COCO JSON that lists the images (source.kind is coco)")
-    if kind == "folder" and values["source.annotations"]:
-        mistakes.append("source.annotations: a plain folder has none; set source.kind to coco")
+    elif kind == "coco" and folders and len(annotations) != len(folders):
+        counts = f"{len(annotations)} for {len(folders)} folders"
+        mistakes.append(f"source.annotations: {counts}; name one for each folder, in the same order")
+    if kind != "coco" and annotations:
+        mistakes.append(f"source.annotations: a source of kind {kind} has none; set source.kind to coco")
+    if values["source.image_column"] and kind not in ("parquet", "webdataset"):
+        mistakes.append(f"source.image_column: a source of kind {kind} has no columns")
+    if values["source.id_column"] and kind != "parquet":
+        mistakes.append(f"source.id_column: a source of kind {kind} has no columns")
     if values["evaluation.split"] == "test" and not values["source.splits"]:
         mistakes.append("evaluation.split: test needs source.splits, which says what the test split is")
     return mistakes
+
+
+def _check_place(name: str, place: str, is_there: Callable[[Path], bool] = lambda _: True, what: str = "") -> list[str]:
+    """Check a local path or a URI; whether something lies at a URI is for the preflight, which may take its time."""
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return [] if is_there(Path(place)) else [f"{name}: {place} is not {what}"]
+    if scheme not in SCHEMES:
+        return [f"{name}: {place} has an unknown scheme; take a path, s3:// or gs://"]
+    return [] if rest.partition("/")[0] else [f"{name}: {place} names no bucket"]
 
 
 def settings_help() -> str:

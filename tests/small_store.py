@@ -28,12 +28,15 @@ from orl_ray.part_runner import PartWorker, WorkerContext, prepare_nothing
 from orl_ray.pipeline import State, plan
 from orl_ray.proposals.stages import filter_part, propose_part
 from orl_ray.report.stages import make_report
-from orl_ray.scenes.stages import ingest_part, write_listing
+from orl_ray.scenes.listing import write_listing
+from orl_ray.scenes.packing import pack_part
+from orl_ray.scenes.stages import describe_part
 from orl_ray.settings import load
 from orl_ray.storage import Store
 
 PROCESSES = {
-    "scenes": (ingest_part, prepare_nothing),
+    "packed_scenes": (pack_part, prepare_nothing),
+    "scenes": (describe_part, prepare_nothing),
     "proposals": (propose_part, prepare_nothing),
     "rois": (filter_part, prepare_nothing),
     "image_embeddings": (embed_images, prepare_image_encoder),
@@ -101,7 +104,7 @@ class SmallStore:
 
     def copy(self, folder):
         """Return a copy on hard links. Replace files in it, never write into them."""
-        shutil.copytree(self.store.root, folder, copy_function=os.link)
+        shutil.copytree(self.store.root.local, folder, copy_function=os.link)
         return SmallStore(replace_execution(self.config, store=str(folder)), Store(folder))
 
     def with_settings(self, **sections):

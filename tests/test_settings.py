@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl_ray.config import flatten
-from orl_ray.settings import ConfigError, build, default, known_settings, load, settings_help
+from orl_ray.settings import ConfigError, build, default, known_settings, load, settings_help, several
 
 KNOWN = known_settings()
 
@@ -239,7 +239,14 @@ class TestTogether:
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),
             (["image_level.epochs=1"], "image_level.warmup_epochs: the warm-up is longer than image_level.epochs"),
             (["evaluation.split=test", "source.kind=folder", "source.images=."], "evaluation.split: test needs"),
-            (["execution.store=s3://bucket/x"], "execution.store: only local folders are supported so far"),
+            (["execution.store=hdfs://bucket/x"], "execution.store: hdfs://bucket/x has an unknown scheme"),
+            (["source.kind=folder", "source.images=s3:///x"], "source.images: s3:///x names no bucket"),
+            (["source.kind=folder", "source.images=s3://a/x,gs://b/x"], "last names that differ"),
+            (["source.kind=folder", "source.images=.", "source.id_column=id"], "a source of kind folder has no columns"),
+            (
+                ["source.kind=coco", "source.images=s3://a/x,s3://a/y", "source.annotations=s3://a/x.json"],
+                "source.annotations: 1 for 2 folders; name one for each folder",
+            ),
             (["source.kind=folder"], "source.images: name the folder with the images (source.kind is folder)"),
             (["source.kind=folder", "source.images=/no/such"], "source.images: /no/such is not a folder"),
             (["source.kind=coco", "source.images=."], "source.annotations: name the COCO JSON"),
@@ -263,6 +270,17 @@ class TestTogether:
     def test_values_at_their_limits_go_together(self):
         config = load(overrides=["mining.k=20", "mining.pair_ratio=0.2", "embeddings.image_crop=256"])
         assert config.mining.k == config.mining.k_max
+
+    def test_remote_places_are_taken_as_they_are(self):
+        places = ["source.images=s3://b/train2017, gs://c/more", "source.annotations=s3://b/a.json, gs://c/b.json"]
+        config = load(overrides=["source.kind=coco", *places, "execution.store=s3://b/store"])
+        assert several(config.source.images) == ["s3://b/train2017", "gs://c/more"]
+
+    def test_a_yaml_list_names_several_folders(self, written):
+        file = written("source: {kind: folder, images: [s3://a/one, s3://a/two]}\n")
+        assert several(load(None, file).source.images) == ["s3://a/one", "s3://a/two"]
+        (line,) = mistakes(file=written("source: {limit: [1, 2]}\n"))
+        assert line.startswith("source.limit: [1, 2] is not a whole number")
 
     def test_annotations_of_a_plain_folder_are_refused(self, tmp_path):
         file = tmp_path / "labels.json"

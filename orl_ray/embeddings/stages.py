@@ -14,7 +14,7 @@ from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
 from orl_ray.scenes.decode import center_crop, crop_resize, resize_shorter
-from orl_ray.scenes.reading import Quarantine, decoded_scenes
+from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import TABLE, ipc_bytes, parquet_bytes
 
 
@@ -32,34 +32,32 @@ def prepare_roi_encoder(context: WorkerContext) -> FrozenEncoder:
 
 def embed_images(context: WorkerContext, encoder: FrozenEncoder, part: PartPlan) -> PartOutput:
     """Embed every image of a part, by rising id."""
-    scenes = context.store.read_table("scenes", part.inputs["scenes"])
     settings = context.config.embeddings
     ids: list[int] = []
-    quarantine = Quarantine()
 
     def crops() -> Iterator[NDArray[np.uint8]]:
-        for image_id, image in decoded_scenes(context.config, context.store, scenes, quarantine):
+        max_pixels = context.config.source.max_pixels
+        for image_id, image in decoded_scenes(context.store, part.inputs["scenes"], max_pixels):
             ids.append(image_id)
             yield center_crop(resize_shorter(image, settings.image_resize), settings.image_crop)
 
     vectors = embed(encoder, crops(), settings.batch_size)
     table_schema = schema.image_embeddings(vectors.shape[1])
     table = pa.table([pa.array(ids, pa.int64()), vector_column(vectors)], schema=table_schema)
-    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(ids), quarantine=quarantine)
+    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(ids))
 
 
 def embed_rois(context: WorkerContext, backbone: FrozenEncoder, part: PartPlan) -> PartOutput:
     """Embed every RoI of a part once; one decode an image. Writes one file for each shard."""
-    scenes, rois, shards = (context.store.read_table(name, part.inputs[name]) for name in ("scenes", "rois", "shards"))
+    rois, shards = (context.store.read_table(name, part.inputs[name]) for name in ("rois", "shards"))
     boxes_by_id = dict(zip(rois["image_id"].to_pylist(), box_lists_of(rois, "boxes"), strict=True))
     shard_by_id = dict(zip(shards["image_id"].to_pylist(), shards["shard"].to_pylist(), strict=True))
-    known = [i in boxes_by_id and i in shard_by_id for i in scenes["image_id"].to_pylist()]
-    wanted = scenes.filter(pa.array(known, pa.bool_()))
+    wanted = boxes_by_id.keys() & shard_by_id.keys()
     ids: list[int] = []
-    quarantine = Quarantine()
 
     def crops() -> Iterator[NDArray[np.uint8]]:
-        for image_id, image in decoded_scenes(context.config, context.store, wanted, quarantine):
+        max_pixels = context.config.source.max_pixels
+        for image_id, image in decoded_scenes(context.store, part.inputs["scenes"], max_pixels, wanted):
             ids.append(image_id)
             for box in boxes_by_id[image_id]:
                 yield crop_resize(image, box, context.config.embeddings.roi_size)
@@ -75,7 +73,7 @@ def embed_rois(context: WorkerContext, backbone: FrozenEncoder, part: PartPlan) 
         schema.shard_file(shard): ipc_bytes(table.filter(pa.array(row_shards == shard)))
         for shard in range(context.config.mining.shards)
     }
-    return PartOutput(files, rows=len(ids), quarantine=quarantine, facts={"rois": len(boxes)})
+    return PartOutput(files, rows=len(ids), facts={"rois": len(boxes)})
 
 
 def run_image_embeddings(run: StageRun) -> None:

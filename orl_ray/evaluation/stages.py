@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from orl_ray.execution import StageRun
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.scenes.decode import BadImageError, crop_resize, decode
 from orl_ray.scenes.labels import Labels, has_labels, read_labels
-from orl_ray.scenes.reading import Quarantine, annotation_file, image_folder, read_bytes, read_scene
-from orl_ray.scenes.stages import list_source
+from orl_ray.scenes.listing import list_source
+from orl_ray.scenes.reading import Quarantine, annotation_file, decoded_scenes, image_folder, read_bytes
 from orl_ray.settings import Value
 from orl_ray.storage import Store, digest_file
 
@@ -32,12 +32,12 @@ RESULT = "result.json"
 
 @dataclass(frozen=True, slots=True)
 class ProbeImage:
-    """An image that is fitted on or scored; the test split was never ingested, so its hashes are not known."""
+    """An image that is fitted on or scored; the test split was never ingested, so it lies in no part of the scenes."""
 
     image_id: int
     split: str
     path: str
-    content_hash: str = ""
+    scenes_key: str = ""
     scored: bool = False
 
 
@@ -64,9 +64,9 @@ def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage
         manifest: key of the scenes' manifest.
     """
     train = [
-        ProbeImage(row["image_id"], "train", row["path"], row["content_hash"])
+        ProbeImage(row["image_id"], "train", row["path"], record.key)
         for record in store.manifest("scenes", manifest) or []
-        for row in store.read_table("scenes", record.key).select(["image_id", "path", "content_hash"]).to_pylist()
+        for row in store.read_table("scenes", record.key).select(["image_id", "path"]).to_pylist()
     ]
     test = []
     if config.evaluation.split == "test":
@@ -166,17 +166,29 @@ def _score(
 def _warped_views(
     config: Config, store: Store, images: list[ProbeImage], quarantine: Quarantine
 ) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
-    for image in images:
-        try:
-            folder = image_folder(config, store, image.split)
-            known = image.split == "train"  # the test split is never ingested
-            data = read_scene(folder, image.path, image.content_hash) if known else read_bytes(folder, image.path)
-            pixels = decode(data, config.source.max_pixels)
-        except BadImageError as error:
-            quarantine.append((image.image_id, image.path, str(error)))
-        else:
-            whole = np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32)
-            yield image, crop_resize(pixels, whole, config.embeddings.image_crop)
+    for image, pixels in _pixels(config, store, images, quarantine):
+        whole = np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32)
+        yield image, crop_resize(pixels, whole, config.embeddings.image_crop)
+
+
+def _pixels(
+    config: Config, store: Store, images: list[ProbeImage], quarantine: Quarantine
+) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
+    """Decode images in their order: those of the training split from their packs, part by part."""
+    max_pixels = config.source.max_pixels
+    for scenes_key, group in groupby(images, key=lambda image: image.scenes_key):
+        by_id = {image.image_id: image for image in group}
+        if scenes_key:
+            for image_id, pixels in decoded_scenes(store, scenes_key, max_pixels, by_id.keys()):
+                yield by_id[image_id], pixels
+            continue
+        for image in by_id.values():
+            try:
+                pixels = decode(read_bytes(image_folder(config, store, image.split), image.path), max_pixels)
+            except BadImageError as error:
+                quarantine.append((image.image_id, image.path, str(error)))
+            else:
+                yield image, pixels
 
 
 def _labels(config: Config, store: Store, split: str) -> Labels:

@@ -1,6 +1,6 @@
 """From the store's artifacts to the exported training set: images, RoIs, and the pairs that k and the ratio select."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ from orl_ray.config import Config, Mining
 from orl_ray.mining.matching import pair_count
 from orl_ray.pretraining.training_set import META
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
-from orl_ray.scenes.decode import BadImageError
-from orl_ray.scenes.reading import image_folder, read_scene
+from orl_ray.scenes.packs import packed_part, read_pack
 from orl_ray.storage import PartRecord, Store
 
 Neighbours = Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]]
@@ -30,7 +29,7 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
         folder: where to; whole or not at all.
 
     Raises:
-        RuntimeError: an image was lost or changed since it was embedded.
+        StoreError: a part is not there, or changed since it was written.
     """
     if (folder / META).is_file():
         return
@@ -39,13 +38,14 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
     paired = _paired_images(store, parts["correspondences"].values()) if "rois" in parts else None
     with TrainingSetWriter(folder, config.source.max_pixels) as writer:
         for index in sorted(parts["scenes"]):
+            pack = packed_part(store, parts["scenes"][index].key)
             if paired is not None:
                 objects = _objects(store, parts["rois"][index], parts["correspondences"][index], config.mining, paired)
-                for image_id, data in _images(config, store, parts["scenes"][index], set(objects)):
-                    writer.add(image_id, data, *objects[image_id])
+                for row, data in read_pack(store, pack, objects.keys()):
+                    writer.add(row["image_id"], data, *objects[row["image_id"]])
             else:
-                for image_id, data in _images(config, store, parts["scenes"][index], None):
-                    writer.add(image_id, data)
+                for row, data in read_pack(store, pack):
+                    writer.add(row["image_id"], data)
 
 
 def _by_index(store: Store, artifact: str, manifest: str) -> dict[int, PartRecord]:
@@ -59,17 +59,6 @@ def _paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArr
         table = store.read_table("correspondences", record.key)
         columns.append(np.unique([table["image_id"].to_numpy(), table["neighbor_id"].to_numpy()]))
     return np.unique(np.concatenate(columns))
-
-
-def _images(config: Config, store: Store, scenes: PartRecord, wanted: set[int] | None) -> Iterator[tuple[int, bytes]]:
-    folder = image_folder(config, store)
-    for row in store.read_table("scenes", scenes.key).to_pylist():
-        if wanted is not None and row["image_id"] not in wanted:
-            continue  # quarantined on its way to RoI vectors
-        try:
-            yield row["image_id"], read_scene(folder, row["path"], row["content_hash"])
-        except BadImageError as error:
-            raise RuntimeError(f"image {row['image_id']} ({row['path']}) is needed for training: {error}") from error
 
 
 def _objects(

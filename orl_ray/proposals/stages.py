@@ -13,23 +13,23 @@ from orl_ray.pipeline import Input, PartPlan, Stage
 from orl_ray.proposals.ranking import rank
 from orl_ray.proposals.roi_filter import filter_rois
 from orl_ray.proposals.selective_search import Mode, environment, propose
-from orl_ray.scenes.reading import Quarantine, decoded_scenes
+from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import TABLE, parquet_bytes
 
 
 def propose_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
     """Propose boxes for every image of a part."""
-    scenes = context.store.read_table("scenes", part.inputs["scenes"])
     mode, seed = cast("Mode", context.config.proposals.mode), context.config.seed
-    ids, boxes, quarantine = [], [], Quarantine()
-    for image_id, image in decoded_scenes(context.config, context.store, scenes, quarantine):
+    ids, boxes = [], []
+    images = decoded_scenes(context.store, part.inputs["scenes"], context.config.source.max_pixels)
+    for image_id, image in images:
         ids.append(image_id)
         boxes.append(rank(propose(image, mode), seed, image_id))
     levels = pa.nulls(len(ids), schema.PROPOSALS.field("levels").type)
     table = pa.table([pa.array(ids, pa.int64()), box_list_column(boxes), levels], schema=schema.PROPOSALS)
     facts = {"boxes": sum(map(len, boxes))}
     files = {TABLE: parquet_bytes(table)}
-    return PartOutput(files, rows=len(ids), quarantine=quarantine, facts=facts, environment=environment())
+    return PartOutput(files, rows=len(ids), facts=facts, environment=environment())
 
 
 def filter_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:

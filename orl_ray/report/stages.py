@@ -22,8 +22,7 @@ from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.report.galleries import neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
 from orl_ray.report.verdict import conclude
-from orl_ray.scenes.decode import BadImageError, decode
-from orl_ray.scenes.reading import image_folder, read_scene
+from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.settings import default, known_settings
 from orl_ray.storage import PartRecord, Store
 
@@ -31,7 +30,6 @@ PAGE = "index.html"
 _NEIGHBOURS_SHOWN = 6
 _PATCHES_SHOWN = 24
 _QUARANTINE_SHOWN = 50
-_GREY = 128
 
 Files = dict[str, bytes]
 Records = dict[str, list[PartRecord]]
@@ -124,13 +122,14 @@ class _Photographs:
     """Images by id, for the few that a page shows."""
 
     def __init__(self, config: Config, store: Store, scenes: Iterable[PartRecord]) -> None:
-        self._config, self._store, self._scenes = config, store, list(scenes)
+        self._store, self._max_pixels = store, config.source.max_pixels
+        self._scenes = {record.index: record for record in scenes}
         self._rows: dict[int, dict[str, Any]] = {}
 
     def find(self, image_ids: Iterable[int]) -> None:
         """Look the rows of some images up, in one pass over the parts."""
         wanted = np.fromiter(image_ids, np.int64)
-        for record in self._scenes:
+        for record in self._scenes.values():
             table = self._store.read_table("scenes", record.key)
             for row in table.filter(pc.is_in(table["image_id"], value_set=pc.unique(wanted))).to_pylist():
                 self._rows[row["image_id"]] = row
@@ -139,13 +138,9 @@ class _Photographs:
         return str(self._rows[image_id]["path"])
 
     def read(self, image_id: int) -> NDArray[np.uint8]:
-        """Read a photograph; one that was lost or changed since ingest is plain grey: no reason to lose the page."""
-        row = self._rows[image_id]
-        folder = image_folder(self._config, self._store)
-        try:
-            return decode(read_scene(folder, row["path"], row["content_hash"]), self._config.source.max_pixels)
-        except BadImageError:
-            return np.full((row["height"], row["width"], 3), _GREY, np.uint8)
+        """Read a photograph from its pack."""
+        key = self._scenes[self._rows[image_id]["part"]].key
+        return next(image for _, image in decoded_scenes(self._store, key, self._max_pixels, {image_id}))
 
 
 def _gallery_images(

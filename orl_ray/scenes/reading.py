@@ -1,15 +1,15 @@
-"""Scene images for the stages: bytes by path, checked against the hash that was taken at ingest."""
+"""Scene images for the stages, decoded from the packs."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray.config import Config
 from orl_ray.scenes.decode import MISSING, BadImageError, decode
-from orl_ray.storage import Store, canonical_digest, digest
+from orl_ray.scenes.packs import packed_part, read_pack
+from orl_ray.storage import Store, canonical_digest
 
 Quarantine = list[tuple[int, str, str]]
 
@@ -23,7 +23,7 @@ def collection_folder(config: Config, store: Store, split: str = "train") -> Pat
         return Path(config.source.images)
     size = {"train": config.generated.images, "test": config.generated.test_images}[split]
     name = canonical_digest([_RENDERER, config.seed, split, size, config.generated.side])
-    return store.root / "generated" / f"{split}-{name}"
+    return store.root.local / "generated" / f"{split}-{name}"
 
 
 def image_folder(config: Config, store: Store, split: str = "train") -> Path:
@@ -53,34 +53,19 @@ def read_bytes(folder: Path, path: str) -> bytes:
         raise BadImageError("permission denied") from error
 
 
-def read_scene(folder: Path, path: str, content_hash: str) -> bytes:
-    """Read an image file as it was at ingest.
-
-    Raises:
-        BadImageError: it is gone, or its bytes changed.
-    """
-    data = read_bytes(folder, path)
-    if digest(data) != content_hash:
-        raise BadImageError("changed since ingest")
-    return data
-
-
 def decoded_scenes(
-    config: Config, store: Store, scenes: pa.Table, quarantine: Quarantine
+    store: Store, scenes_key: str, max_pixels: int, wanted: Collection[int] | None = None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield (image id, RGB image) of each row of a scenes table, one at a time.
+    """Yield (image id, RGB image) of each image of a part of the scenes, by rising id, one at a time.
 
     Args:
-        config: the config.
         store: the store.
-        scenes: a part of the scenes.
-        quarantine: gets (image id, path, reason) of each image that cannot be read any more; it is not yielded.
+        scenes_key: a part of the scenes.
+        max_pixels: as at ingest.
+        wanted: image ids; None takes all.
+
+    Raises:
+        StoreError: the packed images are not there, or changed since they were written.
     """
-    folder = image_folder(config, store)
-    for row in scenes.to_pylist():
-        try:
-            image = decode(read_scene(folder, row["path"], row["content_hash"]), config.source.max_pixels)
-        except BadImageError as error:
-            quarantine.append((row["image_id"], row["path"], str(error)))
-        else:
-            yield row["image_id"], image
+    for row, data in read_pack(store, packed_part(store, scenes_key), wanted):
+        yield row["image_id"], decode(data, max_pixels)

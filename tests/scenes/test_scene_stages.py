@@ -10,8 +10,9 @@ from small_store import SmallStore
 from orl_ray import schema
 from orl_ray.part_runner import WorkerContext
 from orl_ray.pipeline import PartPlan
+from orl_ray.scenes.listing import list_source, source_identity, write_listing
 from orl_ray.scenes.sources import path_id
-from orl_ray.scenes.stages import image_identity, ingest_part, list_source, source_identity, write_listing
+from orl_ray.scenes.stages import image_identity, ingest_part
 from orl_ray.storage import digest
 
 

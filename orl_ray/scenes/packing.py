@@ -1,0 +1,91 @@
+"""The stage ``packed_scenes``: each source image is read once, checked, fingerprinted, and kept in a pack."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from orl_ray import schema
+from orl_ray.config import Config
+from orl_ray.execution import StageRun
+from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
+from orl_ray.pipeline import Input, PartPlan, Stage
+from orl_ray.scenes.decode import BadImageError, decode
+from orl_ray.scenes.near_duplicates import fingerprint
+from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
+from orl_ray.scenes.reading import Quarantine
+from orl_ray.scenes.source_reading import read_entries
+from orl_ray.settings import Value
+from orl_ray.storage import TABLE, digest, parquet_bytes
+
+
+def image_identity(config: Config) -> dict[str, Value]:
+    """Say which images a source's paths name: the same names stand for other scenes under another seed or size."""
+    if config.source.kind == "generated":
+        return {"seed": config.seed, "side": config.generated.side}
+    return {"images": config.source.images}
+
+
+def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
+    """Read, decode and pack every image of a part of the listing; what does not decode goes to quarantine.
+
+    Where the part exists already, its quarantine is tried again: what it holds is kept, whatever became of the source.
+    """
+    packer, rows, quarantine = PackWriter(context.store, part.key), [], Quarantine()
+    for entry, data in _images(context, part):
+        try:
+            if isinstance(data, BadImageError):
+                raise data
+            image = decode(data, context.config.source.max_pixels)
+        except BadImageError as error:
+            quarantine.append((entry["image_id"], entry["path"], str(error)))
+            continue
+        pack, offset = packer.add(data)
+        perceptual_hash, thumbnail = fingerprint(image)
+        rows.append(
+            {
+                "image_id": entry["image_id"],
+                "path": entry["path"],
+                "width": image.shape[1],
+                "height": image.shape[0],
+                "content_hash": digest(data),
+                "part": part.index,
+                "pack": pack,
+                "offset": offset,
+                "bytes": len(data),
+                "perceptual_hash": perceptual_hash,
+                "thumbnail": thumbnail,
+            }
+        )
+    table = pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES)
+    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(rows), written=packer.finish(), quarantine=quarantine)
+
+
+def _images(context: WorkerContext, part: PartPlan) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
+    """Yield the images of a part of the listing by rising id: those that are packed already from there."""
+    store = context.store
+    listed = store.read_table("listing", part.inputs["listing"]).to_pylist()
+    if store.record(ARTIFACT, part.key) is None:
+        yield from read_entries(context.config, store, listed)
+        return
+    packed = read_pack(store, part.key)
+    known = set(store.read_table(ARTIFACT, part.key)["image_id"].to_pylist())
+    missing = read_entries(context.config, store, [row for row in listed if row["image_id"] not in known])
+    for row in listed:
+        yield next(packed if row["image_id"] in known else missing)
+
+
+def run_packed_scenes(run: StageRun) -> None:
+    """Pack the missing parts."""
+    run_parts(run, pack_part)
+
+
+PACKED_SCENES = Stage(
+    name=ARTIFACT,
+    title="pack images",
+    version=1,
+    inputs=(Input("listing"),),
+    settings=("source.max_pixels",),
+    identity=image_identity,
+    work=run_packed_scenes,
+)
