@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from orl_ray.config import PRESETS, Config
+from orl_ray.execution import Request, RunSummary, execute
+from orl_ray.pins import PinError, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
 from orl_ray.progress import Console, duration, table
 from orl_ray.settings import load, settings_help
@@ -36,27 +38,30 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if options.dry_run:
-        print(dry_run(config, stages, store))
+        try:
+            print(dry_run(config, stages, store))
+        except PinError as error:
+            print(error, file=sys.stderr)
+            return 2
         return 0
-    return _run(config, stages, store, console)
+    rescan = "deep" if options.rescan_deep else "quick" if options.rescan else ""
+    return _run(config, stages, store, console, Request(rescan, options.retry_quarantined))
 
 
 def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
     """Tell, as a table, which stages are done, which would run, and why. Starts nothing."""
     rows = [
         (p.stage.name, str(p.state), f"{len(p.missing)}" if p.missing else "", p.reason)
-        for p in plan(config, stages, store)
+        for p in plan(config, stages, store, resolve_pins(config, store))
     ]
     return table(("stage", "state", "parts to make", "why"), rows)
 
 
-def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console) -> int:
-    from orl_ray.execution import RunSummary, execute
-
+def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request) -> int:
     summary: RunSummary | None = None
     try:
         store.prepare()
-        summary = execute(config, stages, store, console)
+        summary = execute(config, stages, store, console, request)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -119,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help=f"start from a preset: {', '.join(PRESETS)} (laptop, or what FILE names)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     parser.add_argument("--until", default="report", metavar="STAGE", help="make only this stage and what it needs")
+    parser.add_argument("--rescan", action="store_true", help="list the source again, and add the images that are new")
+    parser.add_argument(
+        "--rescan-deep", action="store_true", help="rescan, and compare every image of the source with what was packed"
+    )
+    parser.add_argument(
+        "--retry-quarantined", action="store_true", help="read the images again that could not be read at ingest"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and end")
     parser.add_argument("--help-settings", action="store_true", help="list every setting, and end")
     return parser

@@ -227,6 +227,12 @@ class Execution:
     max_bad_fraction: float = setting(
         0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1
     )
+    max_grown_share: float = setting(
+        0.2,
+        "Growth of the collection since what is frozen was made, above which the run warns, as a share.",
+        semantic=False,
+        low=0,
+    )
     lease_seconds: float = setting(
         30.0, "Silence after which another host's lease counts as dead, seconds.", semantic=False, low=1
     )
@@ -237,6 +243,12 @@ class Config:
     """A whole run: one value an entry, sections as nested dataclasses."""
 
     seed: int = setting(0, "Seed of every draw.", low=0)
+    freeze: str = setting(
+        "",
+        "Results that are taken over from the newest run, or by content hash, while images are added: "
+        "encoder, centroids, or both; for example encoder,centroids or encoder@1f0c.",
+        semantic=False,
+    )
     source: Source = field(default_factory=Source)
     generated: Generated = field(default_factory=Generated)
     encoder: Encoder = field(default_factory=Encoder)
@@ -250,6 +262,9 @@ class Config:
     report: Report = field(default_factory=Report)
     execution: Execution = field(default_factory=Execution)
 
+
+# What ``freeze`` can name -> the stage whose result it pins.
+FREEZABLE = {"encoder": "image_level", "centroids": "centroids"}
 
 PRESETS: dict[str, dict[str, bool | int | float | str]] = {
     "coco": {},

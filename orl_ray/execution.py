@@ -12,7 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from orl_ray.config import Config, flatten
+from orl_ray.config import FREEZABLE, Config, flatten
+from orl_ray.pins import Pin, grown_share, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, next_to_run, plan
 from orl_ray.progress import Console, StageProgress, duration
 from orl_ray.ray_session import ray_session
@@ -55,6 +56,9 @@ class RunSummary:
         made: stage name -> (parts made, seconds) in this run.
         seconds: wall time.
         used_ray: whether anything had to be run.
+        pins: stage name -> frozen result.
+        again: keys of parts that are still to be made again.
+        notes: lines for people: what a rescan found, warnings.
     """
 
     run_id: str
@@ -62,9 +66,28 @@ class RunSummary:
     made: dict[str, tuple[int, float]] = field(default_factory=dict)
     seconds: float = 0.0
     used_ray: bool = False
+    pins: dict[str, Pin] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
 
-def execute(config: Config, stages: Sequence[Stage], store: Store, console: Console) -> RunSummary:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run is asked to do beside making what is missing.
+
+    Attributes:
+        rescan: "" leaves the source alone; ``quick`` compares listings and adds what is new; ``deep`` also reads every
+            image of the source again and compares it with what was packed.
+        retry_quarantined: read the images again that were quarantined at ingest.
+    """
+
+    rescan: str = ""
+    retry_quarantined: bool = False
+
+
+def execute(
+    config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request | None = None
+) -> RunSummary:
     """Make everything that a config wants and the store lacks.
 
     Args:
@@ -72,23 +95,33 @@ def execute(config: Config, stages: Sequence[Stage], store: Store, console: Cons
         stages: the graph, inputs before what reads them.
         store: a prepared store.
         console: where progress goes.
+        request: what else to do.
 
     Returns:
         What was done.
 
     Raises:
         TooManyBadImagesError: too many images are in quarantine.
+        PinError: what ``config.freeze`` names is not there.
         Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
     """
     started, summary = time.monotonic(), RunSummary(new_run_id())
+    request = request or Request()
     status = "failed"
     try:
-        summary.plans = plan(config, stages, store)
+        summary.pins = resolve_pins(config, store)
+        _replan(config, stages, store, summary)
+        if request.retry_quarantined:
+            _plan_retries(store, summary)
+            _replan(config, stages, store, summary)
         _check_quarantine(config, summary.plans, store)
-        if any(stage_plan.state is State.RUN for stage_plan in summary.plans):
+        if request.rescan or any(stage_plan.state is State.RUN for stage_plan in summary.plans):
             summary.used_ray = True
             with ray_session(config) as cpus:
+                if request.rescan:
+                    _rescan(config, store, console, summary, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)
+        _warn_of_growth(config, console, summary)
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -99,13 +132,55 @@ def execute(config: Config, stages: Sequence[Stage], store: Store, console: Cons
     return summary
 
 
+def _replan(config: Config, stages: Sequence[Stage], store: Store, summary: RunSummary) -> None:
+    summary.plans = plan(config, stages, store, summary.pins, summary.again)
+
+
+def _plan_retries(store: Store, summary: RunSummary) -> None:
+    """Mark the parts whose quarantine is to be tried again.
+
+    Their manifests go first: a run that dies in between must not find a manifest that names what parts held before.
+    """
+    for stage_plan in summary.plans:
+        keys = {record.key for record in stage_plan.records if record.quarantined} if stage_plan.stage.retries else ()
+        if keys:
+            summary.again.update(keys)
+            store.delete_manifest(stage_plan.stage.name, stage_plan.key)
+
+
+def _rescan(config: Config, store: Store, console: Console, summary: RunSummary, *, deep: bool) -> None:
+    """Let the stages that read the source look at it again; what was not listed yet is listed now."""
+    for stage_plan in summary.plans:
+        rescan = stage_plan.stage.rescan
+        if rescan is not None and stage_plan.state is State.DONE:
+            progress = StageProgress(console, stage_plan.stage.title, 0, stage_plan.stage.unit)
+            for line in rescan(StageRun(config, store, stage_plan, summary.run_id, 1, progress), deep):
+                console.line(line)
+                summary.notes.append(line)
+
+
+def _warn_of_growth(config: Config, console: Console, summary: RunSummary) -> None:
+    """Warn where the collection has outgrown what was frozen."""
+    images = next((sum(r.rows for r in p.records) for p in summary.plans if p.stage.name == "scenes"), 0)
+    limit = config.execution.max_grown_share
+    for name, stage in FREEZABLE.items():
+        share = grown_share(summary.pins[stage], images) if stage in summary.pins else 0.0
+        if share > limit:
+            line = (
+                f"warning: the collection has grown by {share:.0%} since the frozen {name} was made, more than "
+                f"execution.max_grown_share={limit:g}: run without freezing it to make it anew"
+            )
+            console.line(line)
+            summary.notes.append(line)
+
+
 def _run_stages(
     config: Config, stages: Sequence[Stage], store: Store, console: Console, summary: RunSummary, cpus: int
 ) -> None:
     running: dict[Future[float], StagePlan] = {}
     with _stage_threads(len(stages)) as pool:
         while True:
-            summary.plans = plan(config, stages, store)
+            _replan(config, stages, store, summary)
             _check_quarantine(config, summary.plans, store)
             budgets = {p.stage.name: p.stage.budget(config, cpus) for p in running.values()}
             while chosen := next_to_run(summary.plans, budgets, config, cpus):
@@ -121,6 +196,7 @@ def _run_stages(
                 done = running.pop(future)
                 seconds = future.result()
                 summary.made[done.stage.name] = (len(done.missing), seconds)
+                summary.again -= {part.key for part in done.missing}
                 console.line(f"{done.stage.title}: done in {duration(seconds)}")
 
 
@@ -193,6 +269,8 @@ def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, A
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(summary.seconds, 3),
         "config": values,
+        "notes": summary.notes,
+        "pins": {name: {"key": pin.key, "content_hash": pin.content_hash} for name, pin in summary.pins.items()},
         "stages": {
             p.stage.name: {
                 "state": str(p.state),
@@ -202,6 +280,7 @@ def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, A
                 "settings": p.settings,
                 "inputs": p.inputs,
                 "content_hash": p.content_hash if p.state is State.DONE else "",
+                "rows": sum(record.rows for record in p.records),
                 "parts": {record.index: record.key for record in p.records},
                 "made_here": summary.made.get(p.stage.name, (0, 0.0))[0],
             }

@@ -5,10 +5,10 @@ defaults, and of the *content* hashes of its input parts. So a part is made agai
 determines it changed, whoever asks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orl_ray.config import Config, flatten
 from orl_ray.settings import Value, default, known_settings
@@ -71,6 +71,8 @@ class Stage:
         skip: gives the reason why a config does without this stage, or "".
         identity: gives further values of the key that are no settings (what a source is).
         budget: CPUs that it takes, given the config and the CPUs there are.
+        retries: whether its work, on a part that exists, tries that part's quarantined images again.
+        rescan: looks at the source again, on demand; returns lines for people. True asks for a deep check.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Stage:
     skip: Callable[[Config], str] = no_reason
     identity: Callable[[Config], dict[str, Value]] = no_identity
     budget: Callable[[Config, int], int] = data_cpus
+    retries: bool = False
+    rescan: "Callable[[StageRun, bool], list[str]] | None" = None
 
 
 class State(StrEnum):
@@ -114,6 +118,7 @@ class StagePlan:
         state: done, to run, waiting for an earlier stage, or skipped.
         reason: why, in words.
         key: key of the artifact as a whole, which names its manifest; "" where inputs are not known yet.
+        wanted: all parts that belong to it.
         missing: parts to make.
         records: parts that exist, in part order.
         settings: settings in the key.
@@ -125,6 +130,7 @@ class StagePlan:
     state: State
     reason: str
     key: str = ""
+    wanted: tuple[PartPlan, ...] = ()
     missing: tuple[PartPlan, ...] = ()
     records: tuple[PartRecord, ...] = ()
     settings: dict[str, Value] = field(default_factory=dict)
@@ -182,13 +188,37 @@ def up_to(stages: Sequence[Stage], name: str) -> list[Stage]:
     return [stage for stage in stages if stage.name in wanted]
 
 
-def plan(config: Config, stages: Sequence[Stage], store: Store) -> list[StagePlan]:
+class Pinned(Protocol):
+    """A result that stands for a stage, whatever its inputs are now."""
+
+    @property
+    def key(self) -> str:
+        """Key of its manifest."""
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of its content as a whole."""
+
+    @property
+    def records(self) -> tuple[PartRecord, ...]:
+        """Its parts."""
+
+
+def plan(
+    config: Config,
+    stages: Sequence[Stage],
+    store: Store,
+    pins: Mapping[str, Pinned] | None = None,
+    again: Collection[str] = (),
+) -> list[StagePlan]:
     """Compare what a config wants with what a store holds. Reads records only; starts nothing.
 
     Args:
         config: the config.
         stages: the graph, inputs before what reads them.
         store: the store.
+        pins: stage name -> the result that is taken for it as it is.
+        again: keys of parts that are to be made again though they exist.
 
     Returns:
         One plan a stage, in the same order.
@@ -196,7 +226,11 @@ def plan(config: Config, stages: Sequence[Stage], store: Store) -> list[StagePla
     previous = _last_known(store)
     plans: dict[str, StagePlan] = {}
     for stage in stages:
-        plans[stage.name] = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
+        if pins and stage.name in pins:
+            plans[stage.name] = _pinned(stage, pins[stage.name])
+        else:
+            made = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
+            plans[stage.name] = _retried(made, again) if again else made
     return list(plans.values())
 
 
@@ -233,6 +267,22 @@ def _last_known(store: Store) -> dict[str, Any]:
     return known
 
 
+def _pinned(stage: Stage, pin: Pinned) -> StagePlan:
+    reason = f"frozen: content {pin.content_hash}"
+    return StagePlan(stage, State.DONE, reason, key=pin.key, records=pin.records)
+
+
+def _retried(made: StagePlan, again: Collection[str]) -> StagePlan:
+    """Plan the parts named in ``again`` as missing; their records stay, so that their work can build on them."""
+    records = {record.key: record for record in made.records}
+    parts = [part for part in made.wanted if part.key in again and part.key in records]
+    if not parts:
+        return made
+    kept = tuple(record for record in made.records if record.key not in again)
+    missing = tuple(sorted((*made.missing, *parts), key=lambda part: part.index))
+    return replace(made, state=State.RUN, reason=f"{len(parts)} parts to try again", missing=missing, records=kept)
+
+
 def _plan_stage(
     config: Config, stage: Stage, store: Store, plans: Mapping[str, StagePlan], previous: Mapping[str, Any]
 ) -> StagePlan:
@@ -255,6 +305,7 @@ def _plan_stage(
         state=State.RUN if missing else State.DONE,
         reason=_explain(stage, previous, settings, inputs, share) if missing else "up to date",
         key=key,
+        wanted=tuple(parts),
         missing=missing,
         records=tuple(records),
         settings=settings,

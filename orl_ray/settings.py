@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from orl_ray.config import PRESETS, Config
+from orl_ray.config import FREEZABLE, PRESETS, Config
 from orl_ray.folders.folder import SCHEMES
 
 Value = bool | int | float | str
@@ -218,6 +218,10 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
         <= 0
     ):
         mistakes.append("object_level.global_weight: all three loss weights are 0, nothing would be learned")
+    for entry in str(values["freeze"]).split(","):
+        name = entry.partition("@")[0].strip()
+        if name and name not in FREEZABLE:
+            mistakes.append(f"freeze: {name!r} is not one of {', '.join(FREEZABLE)}{_nearest(name, FREEZABLE)}")
     return [*mistakes, *_check_source(values)]
 
 

@@ -39,7 +39,7 @@ class PartRecord:
         key: hash of everything that determines the part.
         index: part number.
         rows: rows (images, pairs, steps) in it.
-        files: file name -> {"hash", "bytes"}.
+        files: file name -> {"hash", "bytes"}, and "stored" where the file lies under another name.
         content_hash: hash over the files' names and hashes; what keys downstream build on.
         quarantined: images that were left out, with a reason in the quarantine.
         seconds: time spent making it.
@@ -146,14 +146,26 @@ class Store:
         """Return the folder of a part's files."""
         return self.root / f"{artifact}/{key}"
 
-    def write_part_file(self, artifact: str, key: str, name: str, data: bytes | memoryview) -> dict[str, Any]:
+    def write_part_file(
+        self, artifact: str, key: str, name: str, data: bytes | memoryview, *, beside: bool = False
+    ) -> dict[str, Any]:
         """Write one file of a part before the part is complete; nobody sees it until the record names it.
+
+        Args:
+            artifact: name of the artifact.
+            key: the part's key.
+            name: the file's name in the record.
+            data: its bytes.
+            beside: store it under a name of its content, beside what the part's present record names: a part that is
+                made again stays whole until its new record is there.
 
         Returns:
             What :meth:`write_part` takes as an entry of ``written``.
         """
-        self.root.write(f"{artifact}/{key}/{name}", data)
-        return {"hash": digest(data), "bytes": len(data)}
+        content = digest(data)
+        stored = f"{content}-{name}" if beside else name
+        self.root.write(f"{artifact}/{key}/{stored}", data)
+        return {"hash": content, "bytes": len(data), **({"stored": stored} if beside else {})}
 
     def write_part(
         self,
@@ -237,7 +249,7 @@ class Store:
             raise StoreError(f"{artifact} {key}: no file {name}; run the pipeline again to make it")
         data = b""
         with contextlib.suppress(FileNotFoundError):
-            data = self.root.read(f"{artifact}/{key}/{name}")
+            data = self.root.read(f"{artifact}/{key}/{record.files[name].get('stored', name)}")
         if digest(data) != record.files[name]["hash"]:
             raise StoreError(
                 f"{artifact} {key}: {name} is gone or changed since it was written; delete {key}.json and run again"
@@ -260,6 +272,10 @@ class Store:
         """Read a manifest, in part order, or None where there is none."""
         rows = self.read_json(f"{artifact}/manifests/{key}.json")
         return None if rows is None else [PartRecord(**row) for row in rows]
+
+    def delete_manifest(self, artifact: str, key: str) -> None:
+        """Delete a manifest, not the parts that it names; fine where there is none."""
+        self.root.delete(f"{artifact}/manifests/{key}.json")
 
     def quarantine(self, artifact: str, key: str) -> pa.Table:
         """Return the images that a part left out, empty where there are none."""

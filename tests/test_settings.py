@@ -242,7 +242,7 @@ class TestTogether:
             (["execution.store=hdfs://bucket/x"], "execution.store: hdfs://bucket/x has an unknown scheme"),
             (["source.kind=folder", "source.images=s3:///x"], "source.images: s3:///x names no bucket"),
             (["source.kind=folder", "source.images=s3://a/x,gs://b/x"], "last names that differ"),
-            (["source.kind=folder", "source.images=.", "source.id_column=id"], "a source of kind folder has no columns"),
+            (["source.kind=folder", "source.images=.", "source.id_column=id"], "kind folder has no columns"),
             (
                 ["source.kind=coco", "source.images=s3://a/x,s3://a/y", "source.annotations=s3://a/x.json"],
                 "source.annotations: 1 for 2 folders; name one for each folder",

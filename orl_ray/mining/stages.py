@@ -42,6 +42,7 @@ def fit_shards(config: Config, store: Store, manifest: str, key: str) -> None:
         rows=config.mining.shards,
         seconds=time.monotonic() - started,
         environment=numeric_environment(),
+        facts={"images": total},
     )
     store.write_manifest("centroids", key, [record])
 

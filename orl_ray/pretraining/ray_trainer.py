@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,7 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
     prefix = "online.backbone."
     backbone = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    images = sum(record.rows for record in job.store.manifest("scenes", job.manifests["scenes"]) or [])
     check_fence(job.store, job.output, job.fence)
     job.store.write_part(
         job.stage,
@@ -203,7 +204,7 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
         rows=final.step if final else 0,
         seconds=seconds,
         environment=numeric_environment(device.type),
-        facts={"history": history},
+        facts={"history": history, "images": images, "encoder": asdict(job.config.encoder)},
     )
 
 

@@ -2,13 +2,14 @@
 
 Two images are near-duplicates when their perceptual hashes differ in few bits and their thumbnails in few grey levels;
 groups are the connected components of that relation. The hash looks at structure and forgives another brightness,
-encoding or size; the thumbnail tells apart what has none, such as a black and a white page.
+encoding or size; the thumbnail tells apart what has none, such as a black and a white page, and what is alike by chance.
 
 The hash is that of Zauner ("Implementation and benchmarking of perceptual image hash functions", 2010), with the lowest
 frequencies in zigzag order instead of a square of them, which survive small shifts better.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ _BANDS, _BAND_BITS = 4, 16
 _PAIRS = 1 << 20
 # Pairs of thumbnails held at once, about 800 bytes each.
 _THUMBNAIL_PAIRS = 1 << 14
+# Images of a component from which on its own pairs are passed over.
+_LARGE = 256
 
 
 def _cosines() -> NDArray[np.float64]:
@@ -70,6 +73,15 @@ def fingerprint(image: NDArray[np.uint8]) -> tuple[int, bytes]:
     return int.from_bytes(bits.tobytes(), "big"), thumbnail.tobytes()
 
 
+class _Images(NamedTuple):
+    """What images are compared by, and how near is near."""
+
+    hashes: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    max_distance: int
+    max_colour_difference: float
+
+
 def group_near_duplicates(
     ids: NDArray[np.int64],
     hashes: NDArray[np.uint64],
@@ -81,14 +93,15 @@ def group_near_duplicates(
 
     Exactly what a comparison of all pairs finds. Pairs are looked for among images of which at least one band of the
     hash nearly agrees: where hashes differ in at most d bits, not every band i can differ in more than r_i bits, if the
-    r_i + 1 add up to d + 1. Memory: about 300 bytes an image and 100 MB.
+    r_i + 1 add up to d + 1. Memory: about 350 bytes an image and 100 MB.
 
     Args:
         ids: (n,) int64 image ids, distinct, in any order.
         hashes: (n,) uint64 perceptual hashes.
         thumbnails: (n, 192) uint8.
         max_distance: bits in which hashes may differ, 0 to 63.
-        max_colour_difference: mean absolute difference that thumbnails may have, grey levels.
+        max_colour_difference: mean absolute difference that thumbnails of equal hashes may have, grey levels. The more
+            bits differ the fewer levels may: half of them where ``max_distance`` bits do.
 
     Returns:
         (m,) int64 rising ids of the images that have a near-duplicate, and (m,) int64 their groups; a group is named by
@@ -107,99 +120,98 @@ def group_near_duplicates(
     repeated = np.flatnonzero(np.diff(ids) == 0)
     if repeated.size:
         raise ValueError(f"near-duplicates: image id {ids[repeated[0]]} occurs twice")
-    thumbnails = np.ascontiguousarray(thumbnails)
-    roots = _identical(hashes, thumbnails)
-    distinct = np.flatnonzero(roots == np.arange(len(ids)))
-    limit = int(max_colour_difference * THUMBNAIL_BYTES)
-    for left, right in _near_hashes(hashes[distinct], max_distance):
-        _join(roots, thumbnails, distinct[left], distinct[right], limit)
-    grouped = np.bincount(roots, minlength=len(ids))[roots] > 1
-    return ids[grouped], ids[roots[grouped]]
-
-
-def _identical(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return (n,) roots that join equal fingerprints: a thousand copies of one file are then one image.
-
-    Each row's root is the smallest position of its component, here and in :func:`_join`.
-    """
-    # A sum with odd weights, modulo 2^64, brings equal thumbnails together; that they are equal is checked.
-    weights = np.random.default_rng(0).integers(0, 1 << 63, THUMBNAIL_BYTES // 8, dtype=np.uint64) * np.uint64(2)
-    sums = thumbnails.view(np.uint64) @ (weights + np.uint64(1))
-    order = np.lexsort((sums, hashes))
-    before, after = order[:-1], order[1:]
-    alike = np.flatnonzero((hashes[before] == hashes[after]) & (sums[before] == sums[after]))
-    roots = np.arange(len(hashes))
-    for start in range(0, len(alike), _THUMBNAIL_PAIRS):
-        pairs = alike[start : start + _THUMBNAIL_PAIRS]
-        same = pairs[(thumbnails[before[pairs]] == thumbnails[after[pairs]]).all(axis=1)]
-        _unite(roots, before[same], after[same])
-    return roots
-
-
-def _near_hashes(hashes: NDArray[np.uint64], max_distance: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield positions (left, right) of hashes within a distance, each pair at least once, a bounded number at a time."""
-    words = hashes.astype("<u8").view(np.uint16).reshape(-1, _BANDS)
+    images = _Images(hashes.astype("<u8"), thumbnails, max_distance, max_colour_difference)
+    forest = np.arange(len(ids))  # each row points to a smaller one of its component; the smallest to itself
     for band in range(_BANDS):
-        radius = (max_distance + 1 + band) // _BANDS - 1  # the radii plus 1 add up to max_distance + 1
-        order = np.argsort(words[:, band], kind="stable")
-        values, sorted_hashes = words[order, band].astype(np.int64), hashes[order]
-        starts = np.searchsorted(values, np.arange((1 << _BAND_BITS) + 1))
-        for flipped in _within(radius):
-            # Of the two buckets that a flip joins, the lower one asks; within one bucket, a row asks those behind it.
-            asking = np.flatnonzero(values <= values ^ flipped)
-            first = starts[values[asking] ^ flipped] if flipped else asking + 1
-            counts = starts[(values[asking] ^ flipped) + 1] - first
-            for left, right in _spread(asking, first, counts):
-                differing = np.bitwise_count(sorted_hashes[left] ^ sorted_hashes[right])
-                near = np.flatnonzero(differing <= max_distance)
-                if near.size:
-                    yield order[left[near]], order[right[near]]
+        _unite_by_band(forest, images, band)
+    groups = _roots(forest, np.arange(len(ids)))
+    grouped = np.bincount(groups, minlength=len(ids))[groups] > 1
+    return ids[grouped], ids[groups[grouped]]
 
 
-def _within(radius: int) -> NDArray[np.int64]:
-    """Return all 16-bit masks with at most ``radius`` bits set; none for a negative radius."""
+def _unite_by_band(forest: NDArray[np.int64], images: _Images, band: int) -> None:
+    """Unite the near images of which this band nearly agrees."""
+    radius = (images.max_distance + 1 + band) // _BANDS - 1  # over all bands, radius + 1 add up to max_distance + 1
+    if radius < 0:
+        return
+    values = images.hashes.view(np.uint16).reshape(-1, _BANDS)[:, band].astype(np.int64)
+    # Most of a long film is united by its likeness to the next image in order: then its pairs need not be looked at.
+    order = np.lexsort((images.thumbnails.sum(axis=1, dtype=np.int64), images.hashes, values))
+    _unite_near(forest, images, order[:-1], order[1:])
+    components = _roots(forest, np.arange(len(forest)))
+    order = np.lexsort((components, values))
+    hashes = images.hashes[order]
+    for left, right in _candidates(values[order], components[order], radius):
+        near = np.flatnonzero(np.bitwise_count(hashes[left] ^ hashes[right]) <= images.max_distance)
+        if near.size:
+            _unite_near(forest, images, order[left[near]], order[right[near]])
+
+
+def _candidates(
+    values: NDArray[np.int64], components: NDArray[np.int64], radius: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield positions (left, right) of all pairs whose 16-bit values differ in at most ``radius`` bits, some at a time.
+
+    Rows are ordered by (value, component). Pairs within a large component are passed over: the square of a day of film
+    would take hours.
+    """
     masks = np.arange(1 << _BAND_BITS)
-    return masks[np.bitwise_count(masks) <= radius] if radius >= 0 else masks[:0]
+    starts = np.searchsorted(values, np.arange((1 << _BAND_BITS) + 1))
+    large = (np.bincount(components, minlength=1) >= _LARGE)[components]
+    keys = values * len(values) + components
+    for flipped in masks[np.bitwise_count(masks) <= radius]:
+        # Of the two buckets that a flip joins, the lower one asks; within one bucket, a row asks those behind it.
+        asking = np.flatnonzero(values <= values ^ flipped)
+        asked = values[asking] ^ flipped
+        first, last = (starts[asked] if flipped else asking + 1), starts[asked + 1]
+        for some, kin in ((~large[asking], False), (large[asking], True)):
+            rows, begin, end = asking[some], first[some], last[some]
+            if kin and rows.size:
+                own = asked[some] * len(values) + components[rows]
+                yield from _spread(rows, begin, np.maximum(begin, np.searchsorted(keys, own, "left")))
+                begin = np.maximum(begin, np.searchsorted(keys, own, "right"))
+            yield from _spread(rows, begin, end)
 
 
 def _spread(
-    rows: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]
+    rows: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pair each row with the ``counts`` positions from ``first`` on, at most ``_PAIRS`` pairs at a time."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
+    """Pair each row with the positions [begin, end), at most ``_PAIRS`` pairs at a time."""
+    stops = np.cumsum(end - begin)
+    starts = stops - (end - begin)
+    total = int(stops[-1]) if len(stops) else 0
     for start in range(0, total, _PAIRS):
         stop = min(start + _PAIRS, total)
-        some = slice(np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1)
-        begins = ends[some] - counts[some]
-        taken = np.minimum(ends[some], stop) - np.maximum(begins, start)
-        yield np.repeat(rows[some], taken), np.arange(start, stop) + np.repeat(first[some] - begins, taken)
+        some = slice(np.searchsorted(stops, start, "right"), np.searchsorted(stops, stop, "left") + 1)
+        taken = np.minimum(stops[some], stop) - np.maximum(starts[some], start)
+        yield np.repeat(rows[some], taken), np.arange(start, stop) + np.repeat(begin[some] - starts[some], taken)
 
 
-def _join(
-    roots: NDArray[np.int64],
-    thumbnails: NDArray[np.uint8],
-    left: NDArray[np.int64],
-    right: NDArray[np.int64],
-    limit: int,
-) -> None:
-    """Unite pairs whose thumbnails differ by at most ``limit`` in all; pairs of one component are passed over."""
+def _unite_near(forest: NDArray[np.int64], images: _Images, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+    """Unite those of the pairs that are near; pairs of one component are passed over."""
     for start in range(0, len(left), _THUMBNAIL_PAIRS):
-        rows = slice(start, start + _THUMBNAIL_PAIRS)
-        apart = np.flatnonzero(roots[left[rows]] != roots[right[rows]]) + start
-        a, b = thumbnails[left[apart]].astype(np.int16), thumbnails[right[apart]].astype(np.int16)
-        alike = apart[np.abs(a - b).sum(axis=1) <= limit]
-        _unite(roots, left[alike], right[alike])
+        a, b = left[start : start + _THUMBNAIL_PAIRS], right[start : start + _THUMBNAIL_PAIRS]
+        distances = np.bitwise_count(images.hashes[a] ^ images.hashes[b])
+        asked = (distances <= images.max_distance) & (_roots(forest, a) != _roots(forest, b))
+        a, b, distances = a[asked], b[asked], distances[asked]
+        differences = np.abs(images.thumbnails[a].astype(np.int16) - images.thumbnails[b]).sum(axis=1, dtype=np.int64)
+        share = 1 - distances / (2 * max(1, images.max_distance))
+        alike = differences <= images.max_colour_difference * THUMBNAIL_BYTES * share
+        _unite(forest, a[alike], b[alike])
 
 
-def _unite(roots: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-    """Join the components of pairs, in place: hang the larger root below the smaller, then flatten."""
-    while True:
-        a, b = roots[left], roots[right]
-        apart = a != b
-        if not apart.any():
-            return
-        left, right, a, b = left[apart], right[apart], a[apart], b[apart]
-        np.minimum.at(roots, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(flatter := roots[roots], roots):
-            roots[:] = flatter
+def _unite(forest: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+    """Join the components of pairs: the larger root points to the smaller."""
+    while len(left):
+        a, b = _roots(forest, left), _roots(forest, right)
+        np.minimum.at(forest, np.maximum(a, b), np.minimum(a, b))
+        left, right = left[a != b], right[a != b]
+
+
+def _roots(forest: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the roots of rows, and let the rows point to them."""
+    found = forest[rows]
+    while not np.array_equal(above := forest[found], found):
+        found = above
+    forest[rows] = found
+    return found

@@ -57,8 +57,10 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
                 "thumbnail": thumbnail,
             }
         )
-    table = pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES)
-    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(rows), written=packer.finish(), quarantine=quarantine)
+    table = parquet_bytes(pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES))
+    written = packer.finish()
+    written[TABLE] = context.store.write_part_file(ARTIFACT, part.key, TABLE, table, beside=True)
+    return PartOutput({}, rows=len(rows), written=written, quarantine=quarantine)
 
 
 def _images(context: WorkerContext, part: PartPlan) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
@@ -88,4 +90,5 @@ PACKED_SCENES = Stage(
     settings=("source.max_pixels",),
     identity=image_identity,
     work=run_packed_scenes,
+    retries=True,
 )

@@ -1,0 +1,110 @@
+"""Pins: a stage's result is taken from an earlier run, by its content hash, instead of being made again.
+
+A collection that grows would otherwise train its encoder again with every image that is added. With the encoder and
+the centroids pinned, the parts that were there keep their keys, and only new parts are embedded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orl_ray.config import FREEZABLE, Config
+from orl_ray.pipeline import collection_hash
+from orl_ray.storage import PartRecord, Store
+
+
+class PinError(ValueError):
+    """What a config freezes is not there, or does not go with the config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A result that stands for a stage, whatever the stage's inputs are now.
+
+    Attributes:
+        stage: name of the stage.
+        key: key of its manifest.
+        content_hash: hash of its content as a whole.
+        records: its parts.
+    """
+
+    stage: str
+    key: str
+    content_hash: str
+    records: tuple[PartRecord, ...]
+
+
+def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
+    """Find what ``config.freeze`` names: by content hash where it gives one, else what the newest run used.
+
+    Args:
+        config: the config.
+        store: the store.
+
+    Returns:
+        Stage name -> pin.
+
+    Raises:
+        PinError: nothing was found, or what was found does not go with the config; all problems at once.
+    """
+    pins, problems = {}, []
+    for name, wanted in parse_freeze(config.freeze):
+        stage = FREEZABLE[name]
+        pin = _find(store, stage, wanted)
+        problem = _mismatch(config, pin) if pin else _not_found(store, name, wanted)
+        if problem:
+            problems.append(f"freeze: {problem}")
+        elif pin:
+            pins[stage] = pin
+    if problems:
+        raise PinError("\n".join(problems))
+    return pins
+
+
+def parse_freeze(text: str) -> list[tuple[str, str]]:
+    """Split ``encoder,centroids@ab12`` into (name, content hash or "")."""
+    entries = [entry.strip().partition("@") for entry in text.split(",") if entry.strip()]
+    return [(name.strip(), wanted.strip()) for name, _, wanted in entries]
+
+
+def grown_share(pin: Pin, images: int) -> float:
+    """Return by how much the collection has grown since a pinned result was made, as a share; 0 where unknown."""
+    made_from = int(pin.records[0].facts.get("images", 0)) if pin.records else 0
+    return (images - made_from) / made_from if made_from else 0.0
+
+
+def _find(store: Store, stage: str, wanted: str) -> Pin | None:
+    for key in _keys(store, stage, wanted):
+        records = store.manifest(stage, key)
+        if records:
+            content = collection_hash(records)
+            if content.startswith(wanted):
+                return Pin(stage, key, content, tuple(records))
+    return None
+
+
+def _keys(store: Store, stage: str, wanted: str) -> Iterator[str]:
+    """Yield the keys to look at: what runs used, newest first; with a hash given, then every manifest there is."""
+    for run in store.runs(None if wanted else 20):
+        entry = run["stages"].get(stage)
+        if entry and entry["content_hash"].startswith(wanted) and entry["content_hash"]:
+            yield entry["key"]
+    if wanted:
+        yield from sorted(name.removesuffix(".json") for name in store.root.names(f"{stage}/manifests"))
+
+
+def _not_found(store: Store, name: str, wanted: str) -> str:
+    if wanted:
+        return f"no {name} with content hash {wanted} is in {store.root}"
+    return f"no run in {store.root} has made an {name} yet: run once without freezing it"
+
+
+def _mismatch(config: Config, pin: Pin) -> str:
+    facts, rows = pin.records[0].facts, pin.records[0].rows
+    if pin.stage == "centroids" and rows != config.mining.shards:
+        return f"the frozen centroids are of {rows} shards, mining.shards is {config.mining.shards}"
+    encoder = facts.get("encoder", {})
+    differing = [name for name, value in encoder.items() if getattr(config.encoder, name) != value]
+    return "; ".join(
+        f"the frozen encoder has encoder.{name}={encoder[name]}, the config {getattr(config.encoder, name)}"
+        for name in differing
+    )
