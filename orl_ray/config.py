@@ -89,6 +89,19 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Which images count as near-duplicates: bursts, frames of a video, re-uploads."""
+
+    max_distance: int = setting(14, "Bits in which the 64-bit perceptual hashes may differ.", low=0, high=20)
+    max_colour_difference: float = setting(
+        40.0,
+        "Mean difference that 8 x 8 thumbnails may have at equal hashes, grey levels; half of it at max_distance.",
+        low=0,
+        high=255,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
     """The network that is trained."""
 
@@ -168,6 +181,7 @@ class Mining:
         "Vector that images are compared by: projector (published) or backbone.",
         choices=("projector", "backbone"),
     )
+    skip_near_duplicates: bool = setting(True, "Take no neighbour from an image's own group of near-duplicates.")
     shards: int = setting(2, "Index shards, one actor each.", low=1)
     k_max: int = setting(20, "Neighbours an image that are searched and stored.", low=1)
     ratio_max: float = setting(
@@ -251,6 +265,7 @@ class Config:
     )
     source: Source = field(default_factory=Source)
     generated: Generated = field(default_factory=Generated)
+    near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     encoder: Encoder = field(default_factory=Encoder)
     image_level: ImageLevel = field(default_factory=ImageLevel)
     proposals: Proposals = field(default_factory=Proposals)

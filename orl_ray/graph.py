@@ -12,6 +12,7 @@ def main_job() -> list[Stage]:
     from orl_ray.proposals.stages import PROPOSALS, ROIS
     from orl_ray.report.stages import REPORT
     from orl_ray.scenes.listing import LISTING
+    from orl_ray.scenes.near_duplicate_stage import NEAR_DUPLICATES
     from orl_ray.scenes.packing import PACKED_SCENES
     from orl_ray.scenes.stages import SCENES
 
@@ -19,6 +20,7 @@ def main_job() -> list[Stage]:
         LISTING,
         PACKED_SCENES,
         SCENES,
+        NEAR_DUPLICATES,
         PROPOSALS,
         ROIS,
         IMAGE_LEVEL,

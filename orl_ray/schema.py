@@ -44,6 +44,13 @@ PACKED_SCENES = pa.schema(
     ]
 )
 
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False, metadata={"meaning": "an image that has a near-duplicate"}),
+        pa.field("group", pa.int64(), nullable=False, metadata={"meaning": "the smallest image id of its group"}),
+    ]
+)
+
 PROPOSALS = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),

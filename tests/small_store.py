@@ -23,12 +23,20 @@ from orl_ray.encoders.heads import mlp_head
 from orl_ray.evaluation.stages import evaluate_encoders
 from orl_ray.graph import main_job
 from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor
-from orl_ray.mining.stages import assign_part, correspond_part, fit_shards, prepare_centroids, search_part
+from orl_ray.mining.stages import (
+    assign_part,
+    correspond_part,
+    fit_shards,
+    index_manifests,
+    prepare_centroids,
+    search_part,
+)
 from orl_ray.part_runner import PartWorker, WorkerContext, prepare_nothing
 from orl_ray.pipeline import State, plan
 from orl_ray.proposals.stages import filter_part, propose_part
 from orl_ray.report.stages import make_report
 from orl_ray.scenes.listing import write_listing
+from orl_ray.scenes.near_duplicate_stage import write_groups
 from orl_ray.scenes.packing import pack_part
 from orl_ray.scenes.stages import describe_part
 from orl_ray.settings import load
@@ -155,6 +163,8 @@ def make_stage(config, store, stage_plan):
         store.write_manifest(name, key, write_listing(config, store, key))
     elif name in ("image_level", "object_level"):
         store.write_manifest(name, key, [write_fresh_weights(config, store, name, key)])
+    elif name == "near_duplicates":
+        write_groups(config, store, manifests["packed_scenes"], key)
     elif name == "centroids":
         fit_shards(config, store, manifests["image_embeddings"], key)
     elif name == "evaluation":
@@ -167,7 +177,8 @@ def _make_parts(config, store, stage_plan):
     name, shared = stage_plan.stage.name, {}
     if name in ACTORS:
         shards = range(config.mining.shards)
-        shared["actors"] = [LocalActor(ACTORS[name](store, stage_plan.manifests, shard, 1)) for shard in shards]
+        manifests = index_manifests(config, stage_plan.manifests)
+        shared["actors"] = [LocalActor(ACTORS[name](store, manifests, shard, 1)) for shard in shards]
     worker = PartWorker(name, *PROCESSES[name], WorkerContext(config, store, stage_plan.manifests, shared))
     for part in stage_plan.missing:
         receipt = worker({"index": part.index, "key": part.key, "inputs": json.dumps(part.inputs)})

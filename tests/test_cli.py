@@ -112,7 +112,7 @@ class TestRunning:
         text = capsys.readouterr().out
         assert "nothing was missing, Ray was not started" in text
         report = small.plan("report").key
-        assert f"report: {small.store.root / 'report' / report / 'index.html'}" in text
+        assert f"report: {small.store.root}/report/{report}/index.html" in text
         (run,) = small.store.runs()
         assert (run["status"], set(run["stages"])) == ("finished", {stage.name for stage in main_job()})
 

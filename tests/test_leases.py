@@ -50,14 +50,13 @@ def claim_of(**changes):
 
 def write_claim(store, fence=1, **changes):
     folder = lease_folder(store, OUTPUT)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{fence:08d}.json").write_text(json.dumps(claim_of(**changes)))
+    folder.write(f"{fence:08d}.json", json.dumps(claim_of(**changes)).encode())
 
 
 @pytest.fixture
 def holder(store):
     """Start a process that holds the lease; end it afterwards."""
-    child = subprocess.Popen([sys.executable, "-c", HOLD, store.root], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, store.root.uri], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline().strip() == "1"
     yield child
     if child.poll() is None:
@@ -98,7 +97,7 @@ class TestHolding:
             assert other.fence == 1
 
     def test_a_holder_renews_its_claim_and_stops_when_it_leaves(self, store):
-        path = lease_folder(store, OUTPUT) / "00000001.json"
+        path = lease_folder(store, OUTPUT).local / "00000001.json"
         with lease(store, promise=0.2):
             first = json.loads(path.read_bytes())["renewed"]
             wait_for(lambda: json.loads(path.read_bytes())["renewed"] > first)
@@ -106,7 +105,7 @@ class TestHolding:
         assert not [thread for thread in threading.enumerate() if thread.name == f"lease {OUTPUT}"]
 
     def test_a_passing_storage_error_does_not_end_the_renewals(self, store, monkeypatch):
-        path = lease_folder(store, OUTPUT) / "00000001.json"
+        path = lease_folder(store, OUTPUT).local / "00000001.json"
         with lease(store, promise=0.2) as held:
             failures = []
             write = held._write_claim
@@ -125,7 +124,7 @@ class TestHolding:
     def test_a_finished_claim_leaves_no_other_files(self, store):
         with lease(store):
             pass
-        assert [path.name for path in lease_folder(store, OUTPUT).iterdir()] == ["00000001.json"]
+        assert [path.name for path in lease_folder(store, OUTPUT).local.iterdir()] == ["00000001.json"]
 
 
 def wait_for(condition, seconds=20.0):
@@ -174,7 +173,7 @@ class TestContending:
         code = HOLD.replace("with Lease", "print('ready', flush=True); sys.stdin.readline()\nwith Lease", 1)
         children = [
             subprocess.Popen(
-                [sys.executable, "-c", code, store.root],
+                [sys.executable, "-c", code, store.root.uri],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -253,7 +252,7 @@ class TestFencing:
                 check_fence(store, OUTPUT, slow.fence)
 
     def test_a_holder_that_was_taken_over_neither_renews_nor_releases(self, store):
-        mine = lease_folder(store, OUTPUT) / "00000001.json"
+        mine = lease_folder(store, OUTPUT).local / "00000001.json"
         with lease(store, promise=0.1) as slow:
             write_claim(store, fence=2, host="elsewhere")
             wait_for(lambda: not slow._renewer.is_alive())

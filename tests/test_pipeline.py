@@ -405,7 +405,7 @@ class TestStoreOnDisk:
         config = settings_of(execution__store=str(store.root))
         before, made = run_all(config, MAIN, store)
         assert len(made) == len(MAIN)
-        shutil.move(store.root, tmp_path / "there")
+        shutil.move(store.root.local, tmp_path / "there")
         moved = Store(tmp_path / "there")
         after, made = run_all(settings_of(execution__store=str(moved.root)), MAIN, moved)
         assert made == {}

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl_ray import schema, storage
+from orl_ray.folders import Folder
 from orl_ray.storage import (
     TABLE,
     PartRecord,
@@ -25,7 +26,6 @@ from orl_ray.storage import (
     ipc_bytes,
     new_run_id,
     parquet_bytes,
-    write_atomically,
 )
 
 
@@ -37,7 +37,7 @@ def store(tmp_path):
 
 
 def listing(ids):
-    return pa.table([list(ids), [f"{i}.jpg" for i in ids]], schema=schema.LISTING)
+    return pa.table([list(ids), [i % 3 for i in ids]], schema=schema.SHARDS)
 
 
 def nested(rows):
@@ -81,37 +81,16 @@ class TestDigests:
             canonical_digest(float("nan"))
 
 
-class TestAtomicWrites:
-    def test_replace_a_file_and_leave_nothing_beside_it(self, tmp_path):
-        path = tmp_path / "deep" / "file"
-        write_atomically(path, b"old")
-        write_atomically(path, memoryview(b"new"))
-        assert path.read_bytes() == b"new"
-        assert list(path.parent.iterdir()) == [path]
-
-    @pytest.mark.parametrize("step", ["fsync", "replace"])
-    def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(self, tmp_path, monkeypatch, step):
-        path = tmp_path / "file"
-        write_atomically(path, b"old")
-
-        def fail(*_arguments):
-            raise OSError("disk full")
-
-        monkeypatch.setattr(*((storage.os, "fsync") if step == "fsync" else (type(path), "replace")), fail)
-        with pytest.raises(OSError, match="disk full"):
-            write_atomically(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [path]
-
+class TestKilledWriters:
     def test_a_process_killed_while_writing_leaves_no_part(self, store):
         code = (
             "import os, signal, sys; from orl_ray import storage; "
             "storage.Store.write_json = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
             "storage.Store(sys.argv[1]).write_part('rois', 'k', 0, {'a': b'1'}, rows=1)"
         )
-        run = subprocess.run([sys.executable, "-c", code, store.root], check=False)
+        run = subprocess.run([sys.executable, "-c", code, store.root.uri], check=False)
         assert run.returncode == -9
-        assert (store.part_folder("rois", "k") / "a").is_file()
+        assert (store.part_folder("rois", "k").local / "a").is_file()
         assert store.record("rois", "k") is None
 
 
@@ -145,14 +124,14 @@ class TestParts:
 
     def test_a_file_that_the_record_does_not_name_is_not_read(self, store):
         store.write_part("rois", "k", 0, {"a": b"1"}, rows=1)
-        (store.part_folder("rois", "k") / "b").write_bytes(b"foreign")
+        (store.part_folder("rois", "k").local / "b").write_bytes(b"foreign")
         with pytest.raises(StoreError, match="no file b"):
             store.read_file("rois", "k", "b")
 
     @pytest.mark.parametrize("name", ["a", "b"])
     def test_a_tampered_file_is_refused(self, store, name):
         store.write_part("rois", "k", 0, {"a": b"1" * 50, "b": b"2" * 50}, rows=1)
-        path = store.part_folder("rois", "k") / name
+        path = store.part_folder("rois", "k").local / name
         data = bytearray(path.read_bytes())
         data[20] ^= 1
         path.write_bytes(data)
@@ -174,14 +153,14 @@ class TestParts:
 
     def test_the_record_is_written_after_the_files_and_the_quarantine(self, store, monkeypatch):
         order = []
-        monkeypatch.setattr(storage, "write_atomically", lambda path, _data: order.append(path.name))
+        monkeypatch.setattr(Folder, "write", lambda _self, path, _data: order.append(path))
         store.write_part("rois", "k", 0, {"a": b"1", "b": b"2"}, rows=1, quarantine=[(1, "1.jpg", "broken")])
-        assert order == ["a", "b", "k.parquet", "k.json"]
+        assert order == ["rois/k/a", "rois/k/b", "quarantine/rois/k.parquet", "rois/k.json"]
 
     def test_writing_a_part_twice_changes_nothing(self, store):
         first = store.write_part("rois", "k", 0, {"a": b"1"}, rows=1)
         assert store.write_part("rois", "k", 0, {"a": b"1"}, rows=1) == first
-        assert sorted(path.name for path in (store.root / "rois").iterdir()) == ["k", "k.json"]
+        assert sorted(store.root.names("rois")) == ["k", "k.json"]
 
     def test_the_content_hash_tells_names_and_bytes_apart_but_neither_key_nor_time(self, store):
         def content(key, files, **more):
@@ -261,7 +240,7 @@ class TestPreparing:
         store = Store(tmp_path / "deep" / "store")
         store.prepare()
         store.prepare()
-        assert store.read_json(store.root / "orl_store.json") == {"version": schema.STORE_VERSION}
+        assert store.read_json("orl_store.json") == {"version": schema.STORE_VERSION}
 
     def test_an_empty_folder_becomes_a_store(self, tmp_path):
         Store(tmp_path).prepare()
@@ -275,14 +254,14 @@ class TestPreparing:
 
     @pytest.mark.parametrize("version", [0, schema.STORE_VERSION + 1, None])
     def test_a_store_of_another_version_is_refused(self, store, version):
-        (store.root / "orl_store.json").write_text(json.dumps({"version": version}))
-        with pytest.raises(StoreError, match=f"store of version {version}; this orl_ray reads version"):
+        (store.root.local / "orl_store.json").write_text(json.dumps({"version": version}))
+        with pytest.raises(StoreError, match=f"store of version {version}; this orl_ray reads and writes version"):
             store.prepare()
 
     def test_a_store_that_moved_is_still_whole(self, store, tmp_path):
         store.write_part("listing", "k", 0, {TABLE: parquet_bytes(listing([1]))}, rows=1)
         moved = tmp_path / "elsewhere" / "renamed"
-        shutil.move(store.root, moved)
+        shutil.move(store.root.local, moved)
         Store(moved).prepare()
         assert Store(moved).read_table("listing", "k").equals(listing([1]))
 
@@ -290,7 +269,7 @@ class TestPreparing:
         record = store.write_part("listing", "k", 0, {TABLE: parquet_bytes(listing([1]))}, rows=1)
         store.write_manifest("listing", "k", [record])
         places = str(store.root).encode()
-        assert not [path for path in store.root.rglob("*") if path.is_file() and places in path.read_bytes()]
+        assert not [path for path in store.root.local.rglob("*") if path.is_file() and places in path.read_bytes()]
 
 
 class TestRuns:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from orl_ray.columns import boxes_of, vectors_of
 from orl_ray.mining.exact_search import ExactIndex, Neighbors
 from orl_ray.mining.matching import Pairs, match_block
+from orl_ray.scenes.near_duplicate_stage import read_groups
 from orl_ray.schema import shard_file
 from orl_ray.storage import Store
 
@@ -24,7 +25,8 @@ class ImageIndexActor:
 
     Args:
         store: the store.
-        manifests: keys of the manifests of ``image_embeddings`` and ``shards``.
+        manifests: keys of the manifests of ``image_embeddings`` and ``shards``; with that of ``near_duplicates`` an
+            image has no neighbours in its own group.
         shard: which shard.
         threads: threads of a search.
     """
@@ -41,11 +43,13 @@ class ImageIndexActor:
             mine = store.read_table("shards", assigned[record.index].key)["shard"].to_numpy() == shard
             ids.append(table["image_id"].to_numpy()[mine])
             vectors.append(vectors_of(table)[mine])
-        self.index = ExactIndex(np.concatenate(ids), np.concatenate(vectors))
+        self.groups = read_groups(store, manifests.get("near_duplicates", ""))
+        own = np.concatenate(ids)
+        self.index = ExactIndex(own, np.concatenate(vectors), self.groups.of(own))
 
     def search(self, queries: NDArray[np.float16], query_ids: NDArray[np.int64], k: int) -> Neighbors:
         """Search this shard exactly; see :meth:`ExactIndex.search`."""
-        return self.index.search(queries, query_ids, k)
+        return self.index.search(queries, self.groups.of(query_ids), k)
 
 
 class RoiShardActor:

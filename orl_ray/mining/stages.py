@@ -19,6 +19,7 @@ from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor, roi_rows
 from orl_ray.mining.matching import pair_count
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage, one_cpu
+from orl_ray.scenes.near_duplicate_stage import ARTIFACT as GROUPS
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 CENTROIDS = "centroids.safetensors"
@@ -93,19 +94,40 @@ def search_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutp
     return PartOutput(files, rows=len(table))
 
 
+def index_manifests(config: Config, manifests: dict[str, str]) -> dict[str, str]:
+    """Return the manifests that index actors read: without near-duplicates where these may be neighbours."""
+    return {name: key for name, key in manifests.items() if name != GROUPS or config.mining.skip_near_duplicates}
+
+
+def check_size(config: Config, store: Store, manifests: dict[str, str]) -> None:
+    """Check that every image can have ``mining.k`` neighbours.
+
+    Raises:
+        ValueError: the collection is too small, or nearly all of it is one group of near-duplicates.
+    """
+    images = sum(record.rows for record in store.manifest("image_embeddings", manifests["image_embeddings"]) or [])
+    groups = store.manifest(GROUPS, index_manifests(config, manifests).get(GROUPS, "")) or []
+    largest = max([1, *(record.facts["largest"] for record in groups)])
+    if images - 1 < config.mining.k:
+        raise ValueError(f"mining.k is {config.mining.k}, but there are only {images} images: lower it")
+    if images - largest < config.mining.k:
+        raise ValueError(
+            f"mining.k is {config.mining.k}, but {largest} of the {images} images are near-duplicates of each other: "
+            "lower it or near_duplicates.max_distance, or set mining.skip_near_duplicates=false"
+        )
+
+
 def run_neighbors(run: StageRun) -> None:
     """Search with one index actor a shard.
 
     Raises:
-        ValueError: the collection is too small for ``mining.k``.
+        ValueError: as :func:`check_size`.
     """
+    check_size(run.config, run.store, run.plan.manifests)
     records = run.store.manifest("image_embeddings", run.plan.manifests["image_embeddings"]) or []
-    images = sum(record.rows for record in records)
-    if images <= run.config.mining.k:
-        raise ValueError(f"mining.k is {run.config.mining.k}, but there are only {images} images: lower it")
-    shards = run.config.mining.shards
+    manifests, shards = index_manifests(run.config, run.plan.manifests), run.config.mining.shards
     size = 3 * sum(record.bytes for record in records) // shards  # float16 and faiss's float32 copy
-    with shard_actors(ImageIndexActor, run.store, run.plan.manifests, shards, run.cpus, size) as actors:
+    with shard_actors(ImageIndexActor, run.store, manifests, shards, run.cpus, size) as actors:
         run_parts(run, search_part, shared={"actors": actors})
 
 
@@ -209,9 +231,9 @@ SHARDS = Stage(
 NEIGHBORS = Stage(
     name="neighbors",
     title="find neighbours",
-    version=1,
-    inputs=(Input("image_embeddings"), Input("image_embeddings", "collection")),
-    settings=("mining.k_max",),
+    version=2,
+    inputs=(Input("image_embeddings"), Input("image_embeddings", "collection"), Input(GROUPS, "collection")),
+    settings=("mining.k_max", "mining.skip_near_duplicates"),
     after=("shards",),
     work=run_neighbors,
 )

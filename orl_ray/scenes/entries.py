@@ -89,5 +89,5 @@ def path_problem(path: str) -> str:
 
 
 def is_hidden(path: str) -> bool:
-    """Say whether a path has a part that begins with a dot: what tools leave behind."""
-    return path.startswith(".") or "/." in path
+    """Say whether a path has a name that begins with a dot: what tools leave behind."""
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))

@@ -1,94 +1,198 @@
-"""Image-level labels from a COCO JSON, for evaluation only: which classes an image shows."""
+"""Image-level labels from COCO JSONs, for evaluation only: which classes an image shows."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orl_ray.scenes.sources import is_id, load_coco, raise_problems
+from orl_ray.scenes.entries import is_id
+from orl_ray.scenes.json_file import JsonFile
+from orl_ray.scenes.sources import raise_problems
+
+# A box may end this far outside its image, pixels: coordinates are rounded, and some tools count from 1.
+_TOLERANCE = 1.0
+_BATCH = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Which of C classes each of n images shows.
+    """Which of C classes each of n images shows, a bit each.
 
     Attributes:
         image_ids: (n,) int64, ascending.
         classes: C class names, in the order of their category ids.
-        present: (n, C) bool.
+        bits: (n, ceil(C / 8)) uint8, rows packed by ``numpy.packbits``.
+        odd: what is odd about the annotations, in words -> how many of them; none of it matters to these labels.
     """
 
     image_ids: NDArray[np.int64]
     classes: tuple[str, ...]
-    present: NDArray[np.bool_]
+    bits: NDArray[np.uint8]
+    odd: dict[str, int]
+
+    def known(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which images have labels, be it that they show no class.
+
+        Args:
+            image_ids: (m,) int64.
+
+        Returns:
+            (m,) bool.
+        """
+        return np.isin(image_ids, self.image_ids)
+
+    def present(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which classes images show.
+
+        Args:
+            image_ids: (m,) int64, all of them known.
+
+        Returns:
+            (m, C) bool.
+
+        Raises:
+            ValueError: an image has no labels.
+        """
+        unknown = image_ids[~self.known(image_ids)]
+        if len(unknown):
+            raise ValueError(f"{len(unknown)} images have no entry in the annotations, such as image {unknown[0]}")
+        bits = self.bits[np.searchsorted(self.image_ids, image_ids)]
+        return np.unpackbits(bits, axis=1, count=len(self.classes)).astype(bool)
 
 
-def has_labels(annotations: str | Path) -> bool:
+def has_labels(annotations: JsonFile) -> bool:
     """Tell whether a COCO JSON lists any annotation: those of unlabelled images do not.
 
     Raises:
-        ValueError: the file is no COCO JSON.
+        ValueError: the file is missing, or is no COCO JSON.
     """
-    return bool(load_coco(annotations, ("images",)).get("annotations"))
+    return any(True for _ in annotations.lists("annotations", optional=("annotations",)))
 
 
-def read_labels(annotations: str | Path) -> Labels:
+def read_labels(files: Sequence[JsonFile]) -> Labels:
     """Read which classes each image shows: a class is present where it has at least one annotation, crowds included.
 
+    The files are read as streams, twice. Memory: 16 + C / 8 bytes an image, twice that while they are read.
+
     Args:
-        annotations: a COCO JSON with images, annotations and categories. Images without annotations show no class.
+        files: COCO JSONs with images, annotations and categories; the same categories in all. Images without
+            annotations show no class. Images that the listing refuses are left out, of those with one id the first
+            counts. Annotations of images that are not listed, and boxes outside their image, are counted in ``odd``.
 
     Raises:
-        ValueError: the JSON is no COCO JSON, ids are bad or double, or annotations name unknown images or categories.
-            Up to ten problems
-            are listed at once.
+        ValueError: a file is no COCO JSON, categories are bad or differ, annotations name unknown categories, or none
+            of the images that are listed. Up to ten problems are listed at once.
     """
-    data = load_coco(annotations, ("images", "annotations", "categories"))
-    problems = [*_id_problems(data["images"], "images"), *_id_problems(data["categories"], "categories")]
-    problems += [
-        f"categories[{position}]: no 'name'"
-        for position, row in enumerate(data["categories"])
-        if not isinstance(row, dict) or not isinstance(row.get("name"), str)
-    ]
-    raise_problems(f"bad labels in {annotations}", problems)
-    categories = sorted(data["categories"], key=lambda row: row["id"])
-    image_ids = np.array(sorted(row["id"] for row in data["images"]), np.int64)
-    rows, columns = _pairs(data["annotations"], image_ids, [row["id"] for row in categories], str(annotations))
-    present = np.zeros((len(image_ids), len(categories)), bool)
-    present[rows, columns] = True
-    return Labels(image_ids, tuple(row["name"] for row in categories), present)
+    image_ids, sizes, categories = _images_and_categories(files)
+    category_ids = np.array([row["id"] for row in categories], np.int64)
+    bits = np.zeros((len(image_ids), -(-len(categories) // 8)), np.uint8)
+    odd = {"annotations of images that are not listed": 0, "boxes that reach outside their image": 0, "empty boxes": 0}
+    total = 0
+    for file in files:
+        rows = (row for _, _, row in file.lists("annotations"))
+        start = 0
+        while batch := list(islice(rows, _BATCH)):
+            total += len(batch)
+            _add(batch, start, str(file), image_ids, category_ids, sizes, bits, odd)
+            start += len(batch)
+    if total and odd["annotations of images that are not listed"] == total:
+        raise ValueError(f"bad labels in {', '.join(map(str, files))}: no annotation is of an image that is listed")
+    return Labels(image_ids, tuple(row["name"] for row in categories), bits, odd)
 
 
-def _id_problems(rows: list[Any], name: str) -> list[str]:
-    problems, seen = [], set()
+def _add(
+    batch: list[Any],
+    start: int,
+    where: str,
+    image_ids: NDArray[np.int64],
+    category_ids: NDArray[np.int64],
+    sizes: NDArray[np.float32],
+    bits: NDArray[np.uint8],
+    odd: dict[str, int],
+) -> None:
+    """Set the bits of a batch of annotations, and count what is odd."""
+    cells = [row if isinstance(row, dict) else {} for row in batch]
+    images = np.array([_id(row.get("image_id")) for row in cells], np.int64)
+    categories = np.array([_id(row.get("category_id")) for row in cells], np.int64)
+    row_of, image_known = _find(image_ids, images)
+    column_of, category_known = _find(category_ids, categories)
+    wrong = np.flatnonzero(image_known & ~category_known)
+    problems = [f"annotations[{start + at}]: unknown category_id {cells[at].get('category_id')!r}" for at in wrong]
+    raise_problems(f"bad labels in {where}", problems)
+    rows, columns = row_of[image_known], column_of[image_known]
+    np.bitwise_or.at(bits, (rows, columns // 8), (128 >> (columns % 8)).astype(np.uint8))
+    boxes = np.array([_box(row.get("bbox")) for row in cells], np.float64).reshape(-1, 4)[image_known]
+    ends = boxes[:, :2] + boxes[:, 2:]
+    outside = (boxes[:, :2] < -_TOLERANCE).any(axis=1) | (ends > sizes[rows] + _TOLERANCE).any(axis=1)
+    odd["annotations of images that are not listed"] += int((~image_known).sum())
+    odd["boxes that reach outside their image"] += int(outside.sum())
+    odd["empty boxes"] += int((boxes[:, 2:] <= 0).any(axis=1).sum())
+
+
+def _find(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the place of each wanted id among the known ones, which ascend, and whether it is there."""
+    places = np.searchsorted(known, wanted).astype(np.int64)
+    places[places == len(known)] = 0
+    return places, (known[places] == wanted) if len(known) else np.zeros(len(wanted), bool)
+
+
+def _id(value: object) -> int:
+    return int(value) if is_id(value) else -1  # type: ignore[call-overload]
+
+
+def _box(value: object) -> tuple[float, ...]:
+    """Return a box, or not-a-number, of which nothing is told, where there is none."""
+    if isinstance(value, list) and len(value) == 4 and all(isinstance(number, int | float) for number in value):
+        return tuple(value)
+    return (np.nan,) * 4
+
+
+def _images_and_categories(
+    files: Sequence[JsonFile],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[dict[str, Any]]]:
+    """Return the ids of all images, ascending, their (width, height), infinite where not said, and the categories."""
+    ids, sizes, categories = [np.empty(0, np.int64)], [np.empty((0, 2), np.float32)], None
+    for file in files:
+        own: list[Any] = []
+        images = _without_categories(file, own)
+        while batch := list(islice(images, _BATCH)):
+            rows = [row for row in batch if isinstance(row, dict) and is_id(row.get("id"))]
+            ids.append(np.array([row["id"] for row in rows], np.int64))
+            pairs = [[_length(row.get("width")), _length(row.get("height"))] for row in rows]
+            sizes.append(np.array(pairs, np.float32).reshape(-1, 2))
+        raise_problems(f"bad labels in {file}", list(_category_problems(own)))
+        found = sorted(({"id": row["id"], "name": row["name"]} for row in own), key=lambda row: row["id"])
+        if categories is not None and found != categories:
+            raise ValueError(f"bad labels: the categories of {file} and of {files[0]} differ")
+        categories = found
+    unique, first = np.unique(np.concatenate(ids), return_index=True)
+    return unique, np.concatenate(sizes)[first], categories or []
+
+
+def _without_categories(file: JsonFile, categories: list[Any]) -> Iterator[Any]:
+    """Yield the images of a file, and put its categories aside."""
+    for key, _, row in file.lists("images", "categories"):
+        if key == "images":
+            yield row
+        else:
+            categories.append(row)
+
+
+def _length(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and value > 0 else np.inf
+
+
+def _category_problems(rows: list[Any]) -> Iterator[str]:
+    seen: set[int] = set()
     for position, row in enumerate(rows):
         if not isinstance(row, dict) or not is_id(row.get("id")):
-            problems.append(f"{name}[{position}]: no integer 'id' in [0, 2**63)")
+            yield f"categories[{position}]: no integer 'id' in [0, 2**63)"
         elif row["id"] in seen:
-            problems.append(f"{name}[{position}]: duplicate id {row['id']}")
+            yield f"categories[{position}]: duplicate id {row['id']}"
+        elif not isinstance(row.get("name"), str):
+            yield f"categories[{position}]: no 'name'"
         else:
             seen.add(row["id"])
-    return problems
-
-
-def _pairs(
-    annotations: list[Any], image_ids: NDArray[np.int64], category_ids: list[int], where: str
-) -> tuple[list[int], list[int]]:
-    """Return the row and the column of each annotation's cell in the table of images and classes."""
-    row_of = {int(image_id): row for row, image_id in enumerate(image_ids)}
-    column_of = {category_id: column for column, category_id in enumerate(category_ids)}
-    rows, columns, problems = [], [], []
-    for position, annotation in enumerate(annotations):
-        fields = annotation if isinstance(annotation, dict) else {}
-        image_id, category_id = fields.get("image_id"), fields.get("category_id")
-        if not is_id(image_id) or image_id not in row_of:
-            problems.append(f"annotations[{position}]: unknown image_id {image_id!r}")
-        elif not is_id(category_id) or category_id not in column_of:
-            problems.append(f"annotations[{position}]: unknown category_id {category_id!r}")
-        else:
-            rows.append(row_of[image_id])
-            columns.append(column_of[category_id])
-    raise_problems(f"bad labels in {where}", problems)
-    return rows, columns

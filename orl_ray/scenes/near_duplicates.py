@@ -2,7 +2,8 @@
 
 Two images are near-duplicates when their perceptual hashes differ in few bits and their thumbnails in few grey levels;
 groups are the connected components of that relation. The hash looks at structure and forgives another brightness,
-encoding or size; the thumbnail tells apart what has none, such as a black and a white page, and what is alike by chance.
+encoding or size; the thumbnail tells apart what has none, such as a black and a white page, and what looks alike by
+chance.
 
 The hash is that of Zauner ("Implementation and benchmarking of perceptual image hash functions", 2010), with the lowest
 frequencies in zigzag order instead of a square of them, which survive small shifts better.
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 THUMBNAIL_BYTES = 192
 _SIDE, _THUMBNAIL_SIDE, _BITS = 32, 8, 64
-# A coefficient of 4 is a wave of a quarter of a grey level: below that there is rounding and sensor noise, no structure.
+# A coefficient of 4 is a wave of a quarter of a grey level: below lie rounding and sensor noise.
 _LEAST_COEFFICIENT = 4.0
 _LUMA = np.array([77.0, 150.0, 29.0]) / 256  # ITU-R BT.601, exact in floating point
 # Multi-index hashing (Norouzi, Punjani & Fleet, CVPR 2012): four bands of 16 bits, each with its buckets.
@@ -33,7 +34,8 @@ _LARGE = 256
 def _cosines() -> NDArray[np.float64]:
     """Return (11, 32) rows of the orthonormal DCT-II, as many as 64 zigzag coefficients need."""
     frequencies, places = np.arange(11)[:, None], np.arange(_SIDE) + 0.5
-    return np.sqrt(2 / _SIDE) * np.cos(np.pi / _SIDE * frequencies * places)
+    rows: NDArray[np.float64] = np.sqrt(2 / _SIDE) * np.cos(np.pi / _SIDE * frequencies * places)
+    return rows
 
 
 def _zigzag() -> tuple[list[int], list[int]]:

@@ -1,24 +1,195 @@
-"""Source images for the ingest: the bytes of each entry of a listing, or why they cannot be had."""
+"""Source images for the ingest: the bytes of each entry of a listing, or why they cannot be had.
 
-from collections.abc import Iterator, Sequence
+What passes with time, a storage service that does not answer, is raised and fails the part; what does not pass is
+returned as a :class:`~orl_ray.scenes.decode.BadImageError` and goes to quarantine.
+"""
+
+import contextlib
+import errno
+import os
+import posixpath
+import stat
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from typing import Any
 
 from orl_ray.config import Config
 from orl_ray.folders import Folder
 from orl_ray.scenes.decode import MISSING, BadImageError
-from orl_ray.scenes.reading import image_folder
+from orl_ray.scenes.folder_source import is_inside
+from orl_ray.scenes.parquet_source import read_images
+from orl_ray.scenes.sources import SourceFolder, source_folders
 from orl_ray.storage import Store
+
+Row = dict[str, Any]
+Found = bytes | BadImageError
+
+# Requests on their way at once, from a remote folder.
+_AHEAD = 8
+# Images of a tar are fetched together: up to so many bytes, with gaps (headers, captions) of at most so many.
+_SPAN_BYTES, _GAP_BYTES = 8 * 2**20, 64 * 2**10
 
 
 def read_entries(
-    config: Config, store: Store, rows: Sequence[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
-    """Yield (row, bytes or why there are none) of each row of a listing, in order."""
-    folder = Folder(image_folder(config, store))
-    for row in rows:
-        try:
-            yield row, folder.read(row["path"])
-        except FileNotFoundError:
-            yield row, BadImageError(MISSING)
-        except PermissionError:
-            yield row, BadImageError("permission denied")
+    config: Config, store: Store, rows: Sequence[Row], split: str = "train"
+) -> Iterator[tuple[Row, Found]]:
+    """Yield (row, encoded image or why there is none) of each row of a listing, in order.
+
+    Files of their own are read one by one, from a remote folder a few ahead. Containers are read in their own order,
+    each range or row group once, by way of a temporary file; so memory is bounded by a few images, and the local disk
+    by the part.
+
+    Args:
+        config: the config.
+        store: the store, which holds generated scenes.
+        rows: rows of schema ``LISTING``.
+        split: the split that they are of.
+
+    Raises:
+        StorageUnavailableError: a storage service did not answer, after retries.
+        OSError: a disk failed.
+    """
+    folders = {folder.prefix: folder for folder in source_folders(config, store, split)}
+    if any(row["container"] is not None for row in rows):
+        yield from _in_order(rows, _from_containers(config, folders, rows))
+    else:
+        places = [_place(folders, row["path"]) for row in rows]
+        ahead = 1 if all(folder.is_local for folder, _ in places) else _AHEAD
+        yield from zip(rows, _read_ahead(places, read_file, ahead), strict=True)
+
+
+def read_file(folder: Folder, path: str) -> Found:
+    """Read an image file, or say why that will never do.
+
+    On a disk, a path that leads out of the folder, also by links, is refused.
+
+    Raises:
+        StorageUnavailableError: a storage service did not answer, after retries.
+        OSError: a disk failed.
+    """
+    with _permanent() as problems:
+        if folder.is_local:
+            _check_local(folder, path)
+        return folder.read(path)
+    return problems[0]
+
+
+@contextlib.contextmanager
+def _permanent() -> Iterator[list[BadImageError]]:
+    """Collect what will never do; let everything else through."""
+    problems: list[BadImageError] = []
+    try:
+        yield problems
+    except BadImageError as error:
+        problems.append(error)
+    except FileNotFoundError:
+        problems.append(BadImageError(MISSING))
+    except PermissionError:
+        problems.append(BadImageError("permission denied"))
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise
+        problems.append(BadImageError(os.strerror(error.errno).lower()))
+
+
+def _check_local(folder: Folder, path: str) -> None:
+    root = os.path.realpath(folder.local)
+    place = os.path.realpath(f"{root}/{path}")
+    if not is_inside(place, root):
+        raise BadImageError("leaves the source")
+    if not stat.S_ISREG(os.stat(place).st_mode):  # noqa: PTH116 -- each image
+        raise BadImageError(MISSING)
+
+
+def _place(folders: dict[str, SourceFolder], path: str) -> tuple[Folder, str]:
+    """Return the folder that a listed path lies in, and the path in it."""
+    prefix = "" if "" in folders else path.partition("/")[0] + "/"
+    return folders[prefix].images, path.removeprefix(prefix)
+
+
+def _read_ahead(
+    places: Sequence[tuple[Folder, str]], read: Callable[[Folder, str], Found], ahead: int
+) -> Iterator[Found]:
+    if ahead == 1:
+        yield from (read(*place) for place in places)
+        return
+    pool, open_reads = ThreadPoolExecutor(ahead, thread_name_prefix="source"), deque[Future[Found]]()
+    try:
+        for place in places:
+            if len(open_reads) == 2 * ahead:
+                yield open_reads.popleft().result()
+            open_reads.append(pool.submit(read, *place))
+        while open_reads:
+            yield open_reads.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(rows: Sequence[Row], found: Iterator[tuple[Row, Found]]) -> Iterator[tuple[Row, Found]]:
+    """Put what was found in any order into the order of the rows."""
+    with tempfile.TemporaryFile(prefix="orl-source-") as spool:
+        places: dict[int, tuple[int, int] | BadImageError] = {}
+        for row, image in found:
+            if isinstance(image, bytes):
+                places[row["image_id"]] = spool.tell(), len(image)
+                spool.write(image)
+            else:
+                places[row["image_id"]] = image
+        for row in rows:
+            place = places[row["image_id"]]
+            if isinstance(place, BadImageError):
+                yield row, place
+            else:
+                spool.seek(place[0])
+                yield row, spool.read(place[1])
+
+
+def _from_containers(
+    config: Config, folders: dict[str, SourceFolder], rows: Sequence[Row]
+) -> Iterator[tuple[Row, Found]]:
+    by_place = sorted(rows, key=lambda row: (row["container"], row["offset"]))
+    for container, group in groupby(by_place, key=lambda row: str(row["container"])):
+        folder, file = _place(folders, container)
+        own = list(group)
+        with _permanent() as problems:
+            if folder.is_local:
+                _check_local(folder, file)
+            if config.source.kind == "parquet":
+                yield from _from_parquet(folder, file, own, config.source.image_column)
+            else:
+                yield from _from_tar(folder, file, own)
+        if problems:
+            yield from ((row, problems[0]) for row in own)
+
+
+def _from_parquet(folder: Folder, file: str, rows: list[Row], image_column: str) -> Iterator[tuple[Row, Found]]:
+    open_rows = {row["offset"]: row for row in rows}
+    problem = "no image in this row"
+    try:
+        for number, image in read_images(folder, file, [row["offset"] for row in rows], image_column):
+            yield open_rows.pop(number), image
+    except ValueError as error:
+        problem = f"unusable Parquet file: {' '.join(str(error).split())}"
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None:  # of the storage, not of the content
+            raise
+        problem = f"damaged Parquet file: {' '.join(str(error).split())}"
+    yield from ((row, BadImageError(problem)) for row in open_rows.values())
+
+
+def _from_tar(folder: Folder, file: str, rows: list[Row]) -> Iterator[tuple[Row, Found]]:
+    spans = list(_spans(rows))
+
+    def read(span: list[Row]) -> bytes:
+        start = span[0]["offset"]
+        return folder.read_range(file, start, span[-1]["offset"] + span[-1]["bytes"] - start)
+
+    for span, data in zip(spans, _read_ahead_spans(folder, spans, read), strict=True):
+        for row in span:
+            start = row["offset"] - span[0]["offset"]
+            image = data[start : start + row["bytes"]]
+            whole = len(image) == row["bytes"]
+            yield row, image if whole else BadImageError("truncated: the tar ends before")

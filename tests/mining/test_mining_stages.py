@@ -55,7 +55,7 @@ class TestNeighbors:
             made = small.make("correspondences")
             assert "neighbors" not in made  # their key leaves shards out, so they are made by hand
             (part, *_) = small.plan("neighbors").records
-            (small.store.root / "neighbors" / f"{part.key}.json").unlink()
+            (small.store.root.local / "neighbors" / f"{part.key}.json").unlink()
             assert small.make("neighbors") == ["neighbors"]
             assert small.plan("neighbors").content_hash == finished.plan("neighbors").content_hash
             assert small.plan("correspondences").content_hash == finished.plan("correspondences").content_hash

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from orl_ray.folders import Folder
 from orl_ray.leases import Lease, LeaseLostError, lease_folder
-from orl_ray.pretraining import store_checkpoints
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
 from orl_ray.storage import Store
@@ -31,7 +31,7 @@ def checkpoint(step):
 
 
 def folders(store):
-    return sorted(path.name for path in checkpoint_folder(store, OUTPUT).iterdir())
+    return sorted(path.name for path in checkpoint_folder(store, OUTPUT).local.iterdir())
 
 
 def test_there_is_none_at_first(checkpoints):
@@ -68,14 +68,14 @@ def test_a_step_that_is_saved_again_is_replaced(store, checkpoints):
 
 def test_a_crash_between_tensors_and_state_leaves_the_older_checkpoint(checkpoints, monkeypatch):
     checkpoints.save(checkpoint(1))
-    write = store_checkpoints.write_atomically
+    write = Folder.write
 
-    def crash(path, data):
-        if path.name == "state.json":
+    def crash(folder, path, data):
+        if path.endswith("/state.json"):
             raise OSError("disk full")
-        write(path, data)
+        write(folder, path, data)
 
-    monkeypatch.setattr(store_checkpoints, "write_atomically", crash)
+    monkeypatch.setattr(Folder, "write", crash)
     with pytest.raises(OSError, match="disk full"):
         checkpoints.save(checkpoint(2))
     assert checkpoints.latest().step == 1
@@ -85,14 +85,14 @@ def test_a_crash_between_tensors_and_state_leaves_the_older_checkpoint(checkpoin
 def test_tensors_that_do_not_match_their_hash_fall_back_to_the_older_checkpoint(store, checkpoints, damage):
     checkpoints.save(checkpoint(1))
     checkpoints.save(checkpoint(2))
-    path = checkpoint_folder(store, OUTPUT) / "step-000000000002" / "tensors.safetensors"
+    path = checkpoint_folder(store, OUTPUT).local / "step-000000000002" / "tensors.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     assert checkpoints.latest().step == 1
 
 
 def test_who_was_taken_over_saves_nothing(store, checkpoints):
     checkpoints.save(checkpoint(1))
-    folder = lease_folder(store, OUTPUT)
+    folder = lease_folder(store, OUTPUT).local
     (folder / "00000002.json").write_text((folder / "00000001.json").read_text())
     with pytest.raises(LeaseLostError):
         checkpoints.save(checkpoint(2))
@@ -103,7 +103,7 @@ def test_who_was_taken_over_saves_nothing(store, checkpoints):
 
 def test_nothing_is_pickled(store, checkpoints):
     checkpoints.save(checkpoint(1))
-    folder = checkpoint_folder(store, OUTPUT) / "step-000000000001"
+    folder = checkpoint_folder(store, OUTPUT).local / "step-000000000001"
     assert {path.name for path in folder.iterdir()} == {"state.json", "tensors.safetensors"}
     assert json.loads((folder / "state.json").read_bytes())["step"] == 1
 
