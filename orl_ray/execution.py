@@ -119,7 +119,7 @@ def execute(
             summary.used_ray = True
             with ray_session(config) as cpus:
                 if request.rescan:
-                    _rescan(config, store, console, summary, deep=request.rescan == "deep")
+                    _rescan(config, store, console, summary, cpus, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)
         _warn_of_growth(config, console, summary)
         status = "finished"
@@ -148,13 +148,13 @@ def _plan_retries(store: Store, summary: RunSummary) -> None:
             store.delete_manifest(stage_plan.stage.name, stage_plan.key)
 
 
-def _rescan(config: Config, store: Store, console: Console, summary: RunSummary, *, deep: bool) -> None:
+def _rescan(config: Config, store: Store, console: Console, summary: RunSummary, cpus: int, *, deep: bool) -> None:
     """Let the stages that read the source look at it again; what was not listed yet is listed now."""
     for stage_plan in summary.plans:
         rescan = stage_plan.stage.rescan
         if rescan is not None and stage_plan.state is State.DONE:
             progress = StageProgress(console, stage_plan.stage.title, 0, stage_plan.stage.unit)
-            for line in rescan(StageRun(config, store, stage_plan, summary.run_id, 1, progress), deep):
+            for line in rescan(StageRun(config, store, stage_plan, summary.run_id, cpus, progress), deep):
                 console.line(line)
                 summary.notes.append(line)
 

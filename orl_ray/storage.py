@@ -256,12 +256,15 @@ class Store:
             )
         return data
 
-    def read_table(self, artifact: str, key: str, name: str = TABLE) -> pa.Table:
-        """Read one table (Parquet, or Arrow IPC by the suffix ``.arrow``) of a part."""
+    def read_table(
+        self, artifact: str, key: str, name: str = TABLE, *, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read one table (Parquet, or Arrow IPC by the suffix ``.arrow``) of a part, or some of its columns."""
         data = pa.py_buffer(self.read_file(artifact, key, name))
         if name.endswith(".arrow"):
-            return pa.ipc.open_file(data).read_all()
-        return pq.read_table(pa.BufferReader(data))
+            table = pa.ipc.open_file(data).read_all()
+            return table if columns is None else table.select(list(columns))
+        return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
 
     def write_manifest(self, artifact: str, key: str, records: Sequence[PartRecord]) -> None:
         """Write a manifest; records go in part order."""

@@ -89,13 +89,13 @@ def object_store(scheme: str = "s3") -> Iterator[ObjectStore]:
 @contextlib.contextmanager
 def reached_by(environment: dict[str, str]) -> Iterator[None]:
     """Let this process and its children find a server; connections made before are forgotten, on both ends."""
-    from orl_ray.folders import folder, s3
+    from orl_ray.folders import folder, gcs, s3
 
     with mock.patch.dict(os.environ, environment):
-        for cached in (s3._make_client, folder._backend):
+        for cached in (s3._make_client, gcs._make_client, folder._backend):
             cached.cache_clear()
         try:
             yield
         finally:
-            for cached in (s3._make_client, folder._backend):
+            for cached in (s3._make_client, gcs._make_client, folder._backend):
                 cached.cache_clear()

@@ -1,4 +1,8 @@
-"""Which images are held out, drawn by image id: neither their order nor the number of workers plays a part."""
+"""Which images are held out, drawn by group: neither their order nor the number of workers plays a part.
+
+A group is named by an image id, and most images are groups of their own. Near-duplicates share one, so that no fold
+holds what another was fitted on.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,14 +10,15 @@ from numpy.typing import NDArray
 from orl_ray import draws
 
 
-def validation_fold(image_ids: NDArray[np.int64], seed: int, fraction: float) -> NDArray[np.bool_]:
+def validation_fold(group_ids: NDArray[np.int64], seed: int, fraction: float) -> NDArray[np.bool_]:
     """Say which images belong to the validation fold.
 
-    Each image is drawn by its own id, so its membership never depends on the other images: adding photographs to a
-    collection moves none of the old ones. The size of the fold is therefore ``fraction`` of the images only on average.
+    Each group is drawn by its own id, so its membership never depends on the other groups: adding photographs to a
+    collection moves none of the old ones, but near-duplicates of the new. The size of the fold is therefore
+    ``fraction`` of the images only on average.
 
     Args:
-        image_ids: (n,) int64.
+        group_ids: (n,) int64, the group of each image.
         seed: the run's seed.
         fraction: share of the images that is held out, above 0 and below 1.
 
@@ -28,20 +33,20 @@ def validation_fold(image_ids: NDArray[np.int64], seed: int, fraction: float) ->
             f"validation fold: the fraction must lie between 0 and 1, got {fraction}; "
             "set evaluation.validation_fraction"
         )
-    held_out: NDArray[np.bool_] = draws.uniform(_key(seed, "validation_fold"), image_ids, 1)[:, 0] < fraction
+    held_out: NDArray[np.bool_] = draws.uniform(_key(seed, "validation_fold"), group_ids, 1)[:, 0] < fraction
     return held_out
 
 
 def stratified_folds(
-    image_ids: NDArray[np.int64], positives: NDArray[np.bool_], folds: int, seed: int, name: str
+    group_ids: NDArray[np.int64], positives: NDArray[np.bool_], folds: int, seed: int, name: str
 ) -> NDArray[np.int64]:
-    """Deal images into cross-validation folds so that positives and negatives are spread evenly over them.
+    """Deal groups into cross-validation folds so that positives and negatives are spread evenly over them.
 
-    Positives and negatives are each put in a drawn order and dealt one by one; the negatives start where the positives
-    stopped, so that folds differ by at most one image, and by at most one positive.
+    Groups with a positive and groups without are each put in a drawn order and dealt one by one; the negatives start
+    where the positives stopped, so that folds differ by at most one group, and by at most one with a positive.
 
     Args:
-        image_ids: (n,) int64, each once.
+        group_ids: (n,) int64, the group of each image.
         positives: (n,) bool, the class that is stratified by.
         folds: number of folds, at least 2.
         seed: the run's seed.
@@ -50,11 +55,12 @@ def stratified_folds(
     Returns:
         (n,) int64, the fold of each image.
     """
-    drawn = draws.uniform(_key(seed, "stratified_folds", name), image_ids, 1)[:, 0]
-    order = np.lexsort((image_ids, drawn, ~positives))
-    assigned = np.empty(len(image_ids), dtype=np.int64)
-    assigned[order] = np.arange(len(image_ids)) % folds
-    return assigned
+    groups, members = np.unique(group_ids, return_inverse=True)
+    drawn = draws.uniform(_key(seed, "stratified_folds", name), groups, 1)[:, 0]
+    order = np.lexsort((groups, drawn, np.bincount(members, positives, len(groups)) == 0))
+    assigned = np.empty(len(groups), dtype=np.int64)
+    assigned[order] = np.arange(len(groups)) % folds
+    return assigned[members]
 
 
 def _key(seed: int, *names: str) -> int:

@@ -19,7 +19,7 @@ from orl_ray.evaluation import bootstrap, knn, svm
 from orl_ray.evaluation.average_precision import mean_average_precision
 from orl_ray.evaluation.result import Difference, Result, Score
 
-VERSION = 1
+VERSION = 2
 ARMS = ("object_level", "image_level", "untrained")  # differences are taken from left to right; other arms come last
 METRICS = ("knn_map", "svm_map")
 
@@ -33,6 +33,7 @@ class NothingToScoreError(ValueError):
 def evaluate(
     features: Mapping[str, NDArray[np.float32]],
     image_ids: NDArray[np.int64],
+    group_ids: NDArray[np.int64],
     present: NDArray[np.bool_],
     classes: tuple[str, ...],
     *,
@@ -46,6 +47,7 @@ def evaluate(
     Args:
         features: for each arm (n, D) float32 of the same images; D may differ from arm to arm.
         image_ids: (n,) int64, each once. The order of the rows does not matter.
+        group_ids: (n,) int64 groups of near-duplicates; none of them both fitted and scored.
         present: (n, C) bool, whether an image shows a class.
         classes: C names.
         fit_mask: (n,) bool, the images that probes are fitted on.
@@ -60,8 +62,10 @@ def evaluate(
         ValueError: inputs do not go together, or a feature is not finite.
         NothingToScoreError: no class has enough images to be scored, or fewer are fitted on than k-NN asks for.
     """
-    _check(features, image_ids, present, classes, fit_mask, score_mask)
-    split, left_out = _split(image_ids, present, classes, fit_mask, score_mask, min_positives=settings.min_positives)
+    _check(features, image_ids, group_ids, present, classes, fit_mask, score_mask)
+    split, left_out = _split(
+        image_ids, group_ids, present, classes, fit_mask, score_mask, min_positives=settings.min_positives
+    )
     if len(split.fit) < settings.knn_k:
         raise NothingToScoreError(
             f"evaluation: {len(split.fit)} images to fit on, but k-NN takes {settings.knn_k} neighbours; "
@@ -107,6 +111,7 @@ def describe(settings: config.Evaluation, seed: int) -> dict[str, Any]:
         },
         "svm": {
             "classifier": "LinearSVC",
+            "folds_by": "group of near-duplicates",
             "penalty": "l2",
             "loss": "squared_hinge",
             "dual": True,
@@ -142,6 +147,7 @@ class _Split:
 
     fit: NDArray[np.int64]
     fit_ids: NDArray[np.int64]
+    fit_groups: NDArray[np.int64]
     fit_present: NDArray[np.bool_]
     scored: NDArray[np.int64]
     truth: NDArray[np.bool_]
@@ -150,6 +156,7 @@ class _Split:
 
 def _split(
     image_ids: NDArray[np.int64],
+    group_ids: NDArray[np.int64],
     present: NDArray[np.bool_],
     classes: tuple[str, ...],
     fit_mask: NDArray[np.bool_],
@@ -168,7 +175,8 @@ def _split(
             "give more labelled images or lower evaluation.min_positives"
         )
     names = tuple(classes[column] for column in kept)
-    return _Split(fit, image_ids[fit], present[fit][:, kept], scored, present[scored][:, kept], names), left_out
+    of_fitted = (fit, image_ids[fit], group_ids[fit], present[fit][:, kept])
+    return _Split(*of_fitted, scored, present[scored][:, kept], names), left_out
 
 
 def _probe(
@@ -186,6 +194,7 @@ def _probe(
             split.fit_present,
             vectors[split.scored],
             fit_ids=split.fit_ids,
+            fit_groups=split.fit_groups,
             classes=split.names,
             seed=seed,
         )
@@ -240,6 +249,7 @@ def _left_out(
 def _check(
     features: Mapping[str, NDArray[np.float32]],
     image_ids: NDArray[np.int64],
+    group_ids: NDArray[np.int64],
     present: NDArray[np.bool_],
     classes: tuple[str, ...],
     *masks: NDArray[np.bool_],
@@ -247,14 +257,17 @@ def _check(
     count = len(image_ids)
     if len(np.unique(image_ids)) != count:
         raise ValueError("evaluation: image ids repeat; each image must come once")
-    if present.shape != (count, len(classes)) or any(mask.shape != (count,) for mask in masks):
+    if present.shape != (count, len(classes)) or any(mask.shape != (count,) for mask in (group_ids, *masks)):
         raise ValueError(
-            f"evaluation: {count} images and {len(classes)} classes, but labels {present.shape} and "
-            f"masks {[mask.shape for mask in masks]}"
+            f"evaluation: {count} images and {len(classes)} classes, but labels {present.shape}, groups "
+            f"{group_ids.shape} and masks {[mask.shape for mask in masks]}"
         )
     both = int(np.logical_and.reduce(masks).sum())
     if both:
         raise ValueError(f"evaluation: {both} images are both fitted on and scored; the masks must not overlap")
+    straddling = np.intersect1d(*(group_ids[mask] for mask in masks))
+    if straddling.size:
+        raise ValueError(f"evaluation: images of group {straddling[0]} are fitted on and others of it scored")
     if not features:
         raise ValueError("evaluation: no features were given; name at least one encoder")
     for arm, vectors in features.items():

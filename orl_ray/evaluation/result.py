@@ -58,6 +58,7 @@ class Result:
         svm_unconverged: for each arm the SVMs that stopped at the iteration limit.
         protocol: every constant and setting that shaped the numbers.
         protocol_hash: hash of ``protocol``; only results with the same hash may be compared.
+        near_duplicates: images that were not scored, as the encoders were trained on near-duplicates of them.
     """
 
     rows: tuple[Score, ...]
@@ -71,6 +72,7 @@ class Result:
     svm_unconverged: dict[str, int]
     protocol: dict[str, Any]
     protocol_hash: str
+    near_duplicates: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings and numbers."""

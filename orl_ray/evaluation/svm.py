@@ -10,7 +10,8 @@ Different here, and why:
 * Costs: {0.01, 0.1, 1, 10}. The published list has 19 values, {1, 10, 100} and 0.5^4 to 0.5^19; the short one spans the
   part of it that small collections choose from, in a fifth of the time. Equal costs in cross-validation go to the
   smallest.
-* Folds are stratified by the class and drawn by image id, so that they do not depend on the order of the rows.
+* Folds are stratified by the class and drawn by group, so that they do not depend on the order of the rows and
+  near-duplicates do not choose the cost; by image where a side of a class has too few groups.
 * Features are the encoder's pooled vector, not the 2 x 2 grid of the last layer.
 
 The scored images never take part in choosing a cost.
@@ -60,6 +61,7 @@ def svm_scores(
     query_vectors: NDArray[np.floating],
     *,
     fit_ids: NDArray[np.int64],
+    fit_groups: NDArray[np.int64],
     classes: tuple[str, ...],
     seed: int,
 ) -> SvmScores:
@@ -69,7 +71,8 @@ def svm_scores(
         fit_vectors: (m, D) features; they are normalised here.
         fit_present: (m, C) bool.
         query_vectors: (n, D) features.
-        fit_ids: (m,) int64 image ids, the keys of the folds.
+        fit_ids: (m,) int64 image ids, each once.
+        fit_groups: (m,) int64 groups of near-duplicates; an image without any is a group of its own.
         classes: C names, the keys of the folds and of the solver's seed.
         seed: the run's seed.
 
@@ -87,12 +90,19 @@ def svm_scores(
         positives = fit_present[:, column]
         _check_both_sides(positives, name)
         solver_seed = draws.stream(seed, "evaluation", "svm", name) % 2**31
-        folds = stratified_folds(fit_ids, positives, FOLDS, seed, name)
+        keys = fit_groups if _groups_suffice(fit_groups, positives) else fit_ids
+        folds = stratified_folds(keys, positives, FOLDS, seed, name)
         costs[column] = _best_cost(fitted, positives, folds, solver_seed)
         classifier = _fit(fitted, positives, costs[column], solver_seed)
         scores[:, column] = classifier.decision_function(queries)
         unconverged += int(classifier.n_iter_ >= MAX_ITERATIONS)
     return SvmScores(scores, costs, unconverged)
+
+
+def _groups_suffice(groups: NDArray[np.int64], positives: NDArray[np.bool_]) -> bool:
+    """Say whether every training fold holds a positive and a negative where groups are dealt instead of images."""
+    with_positives = len(np.unique(groups[positives]))
+    return min(with_positives, len(np.unique(groups)) - with_positives) >= LEAST_OF_EACH
 
 
 def _best_cost(

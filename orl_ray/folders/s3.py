@@ -8,28 +8,28 @@ import contextlib
 import functools
 import io
 import os
-import random
 import threading
-import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
 from orl_ray.folders.backend import FileInfo, StorageUnavailableError
 from orl_ray.folders.range_file import RangeFile
+from orl_ray.folders.retries import request_timeout, retried
 
-# Larger objects go up in parts, side by side, each retried by itself.
-_SINGLE_PUT_BYTES = 16 * 2**20
+# Larger objects go up in parts of this size, side by side, each retried by itself.
+_PART_BYTES = 16 * 2**20
+_PARTS_AT_ONCE = 4
 _BUFFER_BYTES = 4 * 2**20
-_ATTEMPTS = 8
-_LONGEST_PAUSE = 10.0
+_UPLOAD = "orl-upload"
 _T = TypeVar("_T")
 
 
 class S3Backend:
     """The objects of one bucket.
 
-    Endpoint, region and credentials come from the usual AWS environment variables and files. ``ORL_S3_TIMEOUT`` is the
-    silence, in seconds, after which a request counts as lost and is sent again (default 20).
+    Endpoint, region and credentials come from the usual AWS environment variables and files.
 
     Args:
         bucket: its name.
@@ -62,14 +62,11 @@ class S3Backend:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Put an object: one request, or an upload in parts that shows nothing before it is complete."""
-        if len(data) <= _SINGLE_PUT_BYTES:
+        if len(data) <= _PART_BYTES:
             body = bytes(data)
             self._call(lambda: _client().put_object(Bucket=self.bucket, Key=name, Body=body), name)
         else:
-            # Each part is retried by the client; a failed upload is aborted and sent again as a whole.
-            self._call(
-                lambda: _client(_ATTEMPTS).upload_fileobj(io.BytesIO(data), self.bucket, name, Config=_transfer()), name
-            )
+            self._upload(name, memoryview(data))
 
     def create(self, name: str, data: bytes) -> None:
         """Put an object on the condition that there is none."""
@@ -81,8 +78,10 @@ class S3Backend:
             self._call(put, name)
         except FileExistsError:
             # The answer to an earlier try of ours may have been lost on its way: then what is there is ours.
-            if self.read(name) != data:
-                raise
+            with contextlib.suppress(FileNotFoundError):
+                if self.read(name) == data:
+                    return
+            raise
 
     def delete(self, name: str) -> None:
         """Delete an object; fine where there is none."""
@@ -93,13 +92,16 @@ class S3Backend:
         for page in self._pages(prefix):
             keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
             if keys:
-                request = {"Objects": keys, "Quiet": True}
-                answer = self._call(
-                    functools.partial(_client().delete_objects, Bucket=self.bucket, Delete=request), prefix
-                )
-                if answer.get("Errors"):
-                    first = answer["Errors"][0]
-                    raise OSError(f"s3://{self.bucket}/{first['Key']}: not deleted: {first.get('Message')}")
+                self._call(functools.partial(self._delete_keys, keys), prefix)
+
+    def _delete_keys(self, keys: list[dict[str, str]]) -> None:
+        from botocore.exceptions import ClientError
+
+        answer = _client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+        for problem in answer.get("Errors", ()):
+            # Each key has an answer of its own, inside one of 200.
+            status = 403 if problem.get("Code") == "AccessDenied" else 503
+            raise ClientError({"Error": problem, "ResponseMetadata": {"HTTPStatusCode": status}}, "DeleteObjects")
 
     def names(self, prefix: str) -> set[str]:
         """Return the names right below a prefix."""
@@ -141,21 +143,44 @@ class S3Backend:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _call(self, request: Callable[[], _T], name: str) -> _T:
-        """Send a request; retry what passes with time; give what does not pass a plain error.
+    def _upload(self, name: str, data: memoryview) -> None:
+        """Put a large object in parts; nothing shows before the last request completes the upload."""
+        client, target = _client(), {"Bucket": self.bucket, "Key": name}
+        token = uuid.uuid4().hex
+        options: dict[str, Any] = {"Metadata": {_UPLOAD: token}}
+        if client.meta.config.request_checksum_calculation == "when_supported":
+            options["ChecksumAlgorithm"] = "CRC32"  # what boto3 sends with each part then
+        upload_id = self._call(lambda: client.create_multipart_upload(**target, **options), name)["UploadId"]
+        upload = {**target, "UploadId": upload_id}
 
-        The pauses double, with full jitter, so that many workers do not come back together.
-        """
-        for attempt in range(_ATTEMPTS):
-            try:
-                return request()
-            except Exception as error:
-                failure = _failure(error, f"s3://{self.bucket}/{name}")
-                last = attempt + 1 == _ATTEMPTS
-                if not isinstance(failure, StorageUnavailableError) or last:
-                    raise failure from error
-                time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.2 * 2**attempt)))
-        raise AssertionError("unreachable")
+        def put(number: int) -> dict[str, Any]:
+            body = bytes(data[(number - 1) * _PART_BYTES : number * _PART_BYTES])
+            answer = self._call(lambda: client.upload_part(**upload, PartNumber=number, Body=body), name)
+            told = {key: answer[key] for key in ("ETag", "ChecksumCRC32") if key in answer}
+            return {"PartNumber": number, **told}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                parts = list(pool.map(put, range(1, -(-len(data) // _PART_BYTES) + 1)))
+            complete = functools.partial(client.complete_multipart_upload, **upload, MultipartUpload={"Parts": parts})
+            self._call(complete, name)
+        except BaseException as error:
+            # The answer to an earlier try may have been lost: then the upload is gone because it is complete.
+            if isinstance(error, FileNotFoundError) and self._holds_upload(name, token):
+                return
+            with contextlib.suppress(Exception):  # its parts cost money, but show nowhere
+                client.abort_multipart_upload(**upload)
+            raise
+
+    def _holds_upload(self, name: str, token: str) -> bool:
+        try:
+            head = self._call(lambda: _client().head_object(Bucket=self.bucket, Key=name), name)
+        except FileNotFoundError:
+            return False
+        return bool(head["Metadata"].get(_UPLOAD) == token)
+
+    def _call(self, request: Callable[[], _T], name: str) -> _T:
+        return retried(request, lambda error: _failure(error, f"s3://{self.bucket}/{name}"))
 
 
 class _RangeBeyondEndError(Exception):
@@ -164,17 +189,23 @@ class _RangeBeyondEndError(Exception):
 
 def _failure(error: Exception, uri: str) -> Exception:
     """Say in the words of this package what went wrong."""
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore import exceptions as aws
     from urllib3.exceptions import HTTPError
 
-    cause = error.__context__ or error if isinstance(error, S3UploadFailedError) else error
-    if isinstance(cause, NoCredentialsError | PartialCredentialsError):
+    text = f"{uri}: {' '.join(str(error).split())}"
+    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
         return PermissionError(f"{uri}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role")
-    if isinstance(cause, ClientError):
-        return _answer(cause.response, uri)
-    if isinstance(cause, BotoCoreError | HTTPError | ConnectionError | TimeoutError):
-        return StorageUnavailableError(f"{uri}: {' '.join(str(cause).split())}")
+    if isinstance(error, aws.ClientError):
+        return _answer(error.response, uri)
+    passing = (
+        *(aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError, aws.FlexibleChecksumError),
+        *(aws.MetadataRetrievalError, aws.CredentialRetrievalError),
+        *(HTTPError, ConnectionError, TimeoutError),
+    )
+    if isinstance(error, passing):
+        return StorageUnavailableError(text)
+    if isinstance(error, aws.BotoCoreError):  # no region, no such profile: time does not mend these
+        return OSError(text)
     return error
 
 
@@ -206,29 +237,21 @@ _client_lock = threading.Lock()
 
 
 @functools.cache
-def _make_client(_process: int, attempts: int) -> Any:
+def _make_client(_process: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    timeout = float(os.environ.get("ORL_S3_TIMEOUT", "20"))
+    timeout = request_timeout()
     config = Config(
         connect_timeout=min(timeout, 10),
         read_timeout=timeout,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=32,
     )
     return boto3.session.Session().client("s3", config=config)
 
 
-def _client(attempts: int = 1) -> Any:
+def _client() -> Any:
     """Return this process's client: a forked child must not share its parent's connections."""
     with _client_lock:
-        return _make_client(os.getpid(), attempts)
-
-
-@functools.cache
-def _transfer() -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    part = _SINGLE_PUT_BYTES
-    return TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=4)
+        return _make_client(os.getpid())

@@ -7,10 +7,9 @@ file its bytes never change.
 """
 
 import argparse
+import io
 import json
 import math
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orl_ray import draws
+from orl_ray.folders import Folder
 from orl_ray.scenes import composition, textures
 from orl_ray.scenes.cursor import Cursor
 from orl_ray.scenes.shapes import CLASSES, SHAPES
@@ -107,14 +107,17 @@ def render_scene(seed: int, split: str, index: int, side: int) -> Scene:
     )
 
 
-def write_collection(folder: str | Path, seed: int, split: str, images: int, side: int, start: int = 0) -> None:
-    """Write scenes ``start`` to ``start + images - 1`` as JPEG files with a COCO JSON, all at once or not at all.
+def write_collection(
+    folder: str | Path | Folder, seed: int, split: str, images: int, side: int, start: int = 0
+) -> None:
+    """Write scenes ``start`` to ``start + images - 1`` as JPEG files with a COCO JSON.
 
-    The folder then holds ``images/000000.jpg`` ... and ``instances.json``; an image's id is its index. A folder that
-    already holds this very collection is left as it is.
+    The folder then holds ``images/000000.jpg`` ... and ``instances.json``; an image's id is its index. The JSON is
+    written last: without it, the folder holds what an earlier try left, and is written again. A folder that already
+    holds this very collection is left as it is. Memory is bounded by the annotations.
 
     Args:
-        folder: where to write.
+        folder: where to write, on a disk or in a bucket.
         seed: the run's seed.
         split: one of ``SPLITS``.
         images: how many scenes.
@@ -124,54 +127,46 @@ def write_collection(folder: str | Path, seed: int, split: str, images: int, sid
     Raises:
         ValueError: the folder is there and holds anything else; it is left as it is.
     """
-    folder = Path(folder).absolute()
+    folder, indices = Folder(folder), range(start, start + images)
     made_from: dict[str, int | str] = {"seed": seed, "split": split, "images": images, "side": side, "start": start}
-    if _holds(folder, made_from):
+    if _holds(folder, made_from, {_file_name(index) for index in indices}):
         return
-    workplace = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-    try:
-        (workplace / "images").mkdir(parents=True)
-        rows, annotations = [], []
-        for index in range(start, start + images):
-            scene = render_scene(seed, split, index, side)
-            name = f"{index:06d}.jpg"
-            Image.fromarray(scene.image).save(workplace / "images" / name, quality=90, subsampling=2, optimize=False)
-            rows.append({"id": index, "file_name": name, "width": scene.image.shape[1], "height": scene.image.shape[0]})
-            annotations += _annotations(scene, index)
-        document = {
-            "info": {"description": "Scenes rendered by orl_ray.scenes.generated", **made_from},
-            "licenses": [],
-            "images": rows,
-            "annotations": annotations,
-            "categories": [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)],
-        }
-        (workplace / "instances.json").write_text(json.dumps(document, separators=(",", ":")))
-        _move(workplace, folder, made_from)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+    rows, annotations = [], []
+    for index in indices:
+        scene, encoded = render_scene(seed, split, index, side), io.BytesIO()
+        Image.fromarray(scene.image).save(encoded, "jpeg", quality=90, subsampling=2, optimize=False)
+        folder.write(f"images/{_file_name(index)}", encoded.getvalue())
+        height, width, _ = scene.image.shape
+        rows.append({"id": index, "file_name": _file_name(index), "width": width, "height": height})
+        annotations += _annotations(scene, index)
+    document = {
+        "info": {"description": "Scenes rendered by orl_ray.scenes.generated", **made_from},
+        "licenses": [],
+        "images": rows,
+        "annotations": annotations,
+        "categories": [{"id": number + 1, "name": name} for number, name in enumerate(CLASSES)],
+    }
+    folder.write("instances.json", json.dumps(document, separators=(",", ":")).encode())
 
 
-def _holds(folder: Path, made_from: dict[str, int | str]) -> bool:
+def _file_name(index: int) -> str:
+    return f"{index:06d}.jpg"
+
+
+def _holds(folder: Folder, made_from: dict[str, int | str], files: set[str]) -> bool:
     """Say whether a collection made from these arguments is there; raise where something else is."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    names = folder.names()
+    if not names or (names == {"images"} and folder.names("images") <= files):  # of a try that did not end
         return False
     try:
-        info = json.loads((folder / "instances.json").read_bytes())["info"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        info = json.loads(folder.read("instances.json"))["info"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder} is there and is no generated collection; name another folder or remove it"
         ) from error
     if {key: info.get(key) for key in made_from} != made_from:
         raise ValueError(f"{folder} holds another collection ({info}); name another folder or remove it")
     return True
-
-
-def _move(workplace: Path, folder: Path, made_from: dict[str, int | str]) -> None:
-    try:
-        workplace.rename(folder)
-    except OSError:
-        if not _holds(folder, made_from):  # else another process was faster with the same scenes
-            raise
 
 
 def _annotations(scene: Scene, index: int) -> list[dict[str, Any]]:

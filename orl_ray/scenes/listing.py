@@ -116,9 +116,7 @@ def write_parts(
         own_facts = facts if index == first_index else None
         part_key = f"{key}-{index:06d}"
         records.append(
-            store.write_part(
-                "listing", part_key, index, files, rows=len(table), quarantine=quarantine, facts=own_facts
-            )
+            store.write_part("listing", part_key, index, files, rows=len(table), quarantine=quarantine, facts=own_facts)
         )
     return records
 
@@ -169,7 +167,7 @@ def _mark_duplicates(
     for number, row in enumerate(rows.tolist()):
         path, holder = table["path"][row].as_py(), holders[number]
         if path != holder and unicodedata.normalize("NFC", path) == unicodedata.normalize("NFC", holder):
-            reasons[row] = f"the same name in another Unicode spelling stands before it: {ascii(holder)}"
+            reasons[row] = f"the same name in another Unicode spelling stands before it: {holder!a}"
         else:
             reasons[row] = f"duplicate id {ids[row]}: {holder} has it"
         ids[row] = -1 - start - row

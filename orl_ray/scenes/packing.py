@@ -14,6 +14,7 @@ from orl_ray.scenes.decode import BadImageError, decode
 from orl_ray.scenes.near_duplicates import fingerprint
 from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
 from orl_ray.scenes.reading import Quarantine
+from orl_ray.scenes.source_check import check_source
 from orl_ray.scenes.source_reading import read_entries
 from orl_ray.settings import Value
 from orl_ray.storage import TABLE, digest, parquet_bytes
@@ -91,4 +92,5 @@ PACKED_SCENES = Stage(
     identity=image_identity,
     work=run_packed_scenes,
     retries=True,
+    rescan=check_source,
 )

@@ -15,6 +15,7 @@ from orl_ray.storage import Store, StoreError, digest
 ARTIFACT = "packed_scenes"
 # What a worker holds of a part's images at a time, and what one request brings.
 PACK_BYTES = 128 * 2**20
+_PLACE = ("image_id", "path", "width", "height", "content_hash", "pack", "offset", "bytes")
 # Below this share of a pack, images are fetched one by one.
 _WHOLE_SHARE = 0.25
 
@@ -81,7 +82,7 @@ def read_pack(store: Store, key: str, wanted: Collection[int] | None = None) -> 
     record = store.record(ARTIFACT, key)
     if record is None:
         raise StoreError(f"{ARTIFACT} {key}: no such part; run the pipeline again to make it")
-    for pack, rows in _by_pack(store.read_table(ARTIFACT, key)):
+    for pack, rows in _by_pack(store.read_table(ARTIFACT, key, columns=_PLACE)):
         name = next(name for name in record.files if name.startswith(_prefix(pack)))
         chosen = [row for row in rows if wanted is None or row["image_id"] in wanted]
         if sum(row["bytes"] for row in chosen) > _WHOLE_SHARE * record.files[name]["bytes"]:
@@ -101,8 +102,7 @@ def _read_range(store: Store, key: str, name: str, row: dict[str, Any]) -> bytes
 
 
 def _by_pack(table: pa.Table) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    columns = ["image_id", "path", "width", "height", "content_hash", "pack", "offset", "bytes"]
-    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
     for pack in sorted({row["pack"] for row in rows}):
         yield pack, [row for row in rows if row["pack"] == pack]
 

@@ -3,6 +3,7 @@
 The column holds encoded images as bytes, or as the struct ``{bytes, path}`` of Hugging Face's data sets.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -15,8 +16,8 @@ from orl_ray.scenes.entries import BadEntry, Entry, SourceImage, is_id, path_id
 _ID_ROWS, _IMAGE_ROWS = 65_536, 16
 
 
-class _UnusableFileError(Exception):
-    """A Parquet file without a column of images or of ids."""
+class UnusableFileError(Exception):
+    """A file is no Parquet file, is damaged, or has no column of images or ids. The message is one line."""
 
 
 def list_parquet(folder: Folder, prefix: str = "", image_column: str = "", id_column: str = "") -> Iterator[Entry]:
@@ -51,15 +52,11 @@ def read_images(folder: Folder, file: str, rows: Sequence[int], image_column: st
         image_column: as for :func:`list_parquet`.
 
     Raises:
-        ValueError: the file is no Parquet file any more, or has no such column.
-        OSError: as :meth:`Folder.read`, or the file is damaged.
+        UnusableFileError: the file is no Parquet file any more, is damaged, or has no such column.
+        OSError: as :meth:`Folder.read`.
     """
-    with folder.open(file) as stream:
-        parquet = pq.ParquetFile(stream)
-        try:
-            leaf = _image_leaf(parquet.schema_arrow, image_column)
-        except _UnusableFileError as error:
-            raise ValueError(str(error)) from error
+    with _parquet(folder, file) as parquet:
+        leaf = _image_leaf(parquet.schema_arrow, image_column)
         starts = _group_starts(parquet)
         for group, start in enumerate(starts[:-1]):
             wanted = {row - start for row in rows if start <= row < starts[group + 1]}
@@ -75,18 +72,13 @@ def _list(folder: Folder, prefix: str, image_column: str, id_column: str) -> Ite
             continue
         try:
             yield from _list_file(folder, found, prefix, image_column, id_column)
-        except (_UnusableFileError, pa.ArrowException) as error:
-            yield BadEntry(prefix + found.path, f"unusable Parquet file: {' '.join(str(error).split())}")
-        except OSError as error:
-            if type(error) is not OSError or error.errno is not None:  # of the storage, not of the content
-                raise
-            yield BadEntry(prefix + found.path, f"damaged Parquet file: {' '.join(str(error).split())}")
+        except UnusableFileError as error:
+            yield BadEntry(prefix + found.path, str(error))
 
 
 def _list_file(folder: Folder, file: FileInfo, prefix: str, image_column: str, id_column: str) -> Iterator[Entry]:
     container = prefix + file.path
-    with folder.open(file.path) as stream:
-        parquet = pq.ParquetFile(stream)
+    with _parquet(folder, file.path) as parquet:
         _image_leaf(parquet.schema_arrow, image_column)
         for row, image_id in enumerate(_ids(parquet, id_column)):
             path = f"{container}/{row}"
@@ -98,13 +90,27 @@ def _list_file(folder: Folder, file: FileInfo, prefix: str, image_column: str, i
                 yield BadEntry(path, f"no integer in [0, 2**63) in the column {id_column!r}")
 
 
+@contextlib.contextmanager
+def _parquet(folder: Folder, file: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; whatever is wrong with its content becomes an UnusableFileError."""
+    try:
+        with folder.open(file) as stream, pq.ParquetFile(stream) as parquet:
+            yield parquet
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None:  # of the storage, not of the content
+            raise
+        raise UnusableFileError(f"damaged Parquet file: {' '.join(str(error).split())}") from error
+    except pa.ArrowException as error:
+        raise UnusableFileError(f"unusable Parquet file: {' '.join(str(error).split())}") from error
+
+
 def _ids(parquet: pq.ParquetFile, id_column: str) -> Iterator[int | None]:
     if not id_column:
         yield from (None for _ in range(parquet.metadata.num_rows))
         return
     schema = parquet.schema_arrow
     if id_column not in schema.names or not pa.types.is_integer(schema.field(id_column).type):
-        raise _UnusableFileError(f"no column {id_column!r} of integers")
+        raise UnusableFileError(f"no column {id_column!r} of integers")
     for batch in parquet.iter_batches(_ID_ROWS, columns=[id_column], use_threads=False):
         yield from batch.column(0).to_pylist()
 
@@ -113,11 +119,11 @@ def _image_leaf(schema: pa.Schema, wanted: str) -> tuple[str, ...]:
     """Find the column of images; return its name, and that of the field inside it."""
     leaves = {field.name: leaf for field in schema if (leaf := _leaf(field))}
     if wanted and wanted not in leaves:
-        raise _UnusableFileError(f"no column {wanted!r} of bytes, or of structs with 'bytes'")
+        raise UnusableFileError(f"no column {wanted!r} of bytes, or of structs with 'bytes'")
     if not leaves:
-        raise _UnusableFileError("no column of bytes, or of structs with 'bytes'")
+        raise UnusableFileError("no column of bytes, or of structs with 'bytes'")
     if not wanted and len(leaves) > 1:
-        raise _UnusableFileError(f"images may be in any of {', '.join(leaves)}: name one in source.image_column")
+        raise UnusableFileError(f"images may be in any of {', '.join(leaves)}: name one in source.image_column")
     return leaves[wanted or next(iter(leaves))]
 
 

@@ -4,31 +4,31 @@ What passes with time, a storage service that does not answer, is raised and fai
 returned as a :class:`~orl_ray.scenes.decode.BadImageError` and goes to quarantine.
 """
 
-import contextlib
 import errno
 import os
-import posixpath
 import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from orl_ray.config import Config
 from orl_ray.folders import Folder
 from orl_ray.scenes.decode import MISSING, BadImageError
 from orl_ray.scenes.folder_source import is_inside
-from orl_ray.scenes.parquet_source import read_images
+from orl_ray.scenes.parquet_source import UnusableFileError, read_images
 from orl_ray.scenes.sources import SourceFolder, source_folders
 from orl_ray.storage import Store
 
 Row = dict[str, Any]
 Found = bytes | BadImageError
+_Wanted = TypeVar("_Wanted")
+_Read = TypeVar("_Read")
 
 # Requests on their way at once, from a remote folder.
-_AHEAD = 8
+_AHEAD, _SPANS_AHEAD = 8, 2
 # Images of a tar are fetched together: up to so many bytes, with gaps (headers, captions) of at most so many.
 _SPAN_BYTES, _GAP_BYTES = 8 * 2**20, 64 * 2**10
 
@@ -58,7 +58,7 @@ def read_entries(
     else:
         places = [_place(folders, row["path"]) for row in rows]
         ahead = 1 if all(folder.is_local for folder, _ in places) else _AHEAD
-        yield from zip(rows, _read_ahead(places, read_file, ahead), strict=True)
+        yield from zip(rows, _read_ahead(places, lambda place: read_file(*place), ahead), strict=True)
 
 
 def read_file(folder: Folder, path: str) -> Found:
@@ -70,29 +70,25 @@ def read_file(folder: Folder, path: str) -> Found:
         StorageUnavailableError: a storage service did not answer, after retries.
         OSError: a disk failed.
     """
-    with _permanent() as problems:
+    try:
         if folder.is_local:
             _check_local(folder, path)
         return folder.read(path)
-    return problems[0]
+    except (BadImageError, OSError) as error:
+        return _permanent(error)
 
 
-@contextlib.contextmanager
-def _permanent() -> Iterator[list[BadImageError]]:
-    """Collect what will never do; let everything else through."""
-    problems: list[BadImageError] = []
-    try:
-        yield problems
-    except BadImageError as error:
-        problems.append(error)
-    except FileNotFoundError:
-        problems.append(BadImageError(MISSING))
-    except PermissionError:
-        problems.append(BadImageError("permission denied"))
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise
-        problems.append(BadImageError(os.strerror(error.errno).lower()))
+def _permanent(error: BadImageError | OSError) -> BadImageError:
+    """Say in one line what will never do; raise everything else again."""
+    if isinstance(error, BadImageError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return BadImageError(MISSING)
+    if isinstance(error, PermissionError):
+        return BadImageError("permission denied")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return BadImageError(os.strerror(error.errno).lower())
+    raise error
 
 
 def _check_local(folder: Folder, path: str) -> None:
@@ -110,18 +106,17 @@ def _place(folders: dict[str, SourceFolder], path: str) -> tuple[Folder, str]:
     return folders[prefix].images, path.removeprefix(prefix)
 
 
-def _read_ahead(
-    places: Sequence[tuple[Folder, str]], read: Callable[[Folder, str], Found], ahead: int
-) -> Iterator[Found]:
+def _read_ahead(wanted: Sequence[_Wanted], read: Callable[[_Wanted], _Read], ahead: int) -> Iterator[_Read]:
+    """Read one after the other, or with a few requests on their way; results come in order."""
     if ahead == 1:
-        yield from (read(*place) for place in places)
+        yield from map(read, wanted)
         return
-    pool, open_reads = ThreadPoolExecutor(ahead, thread_name_prefix="source"), deque[Future[Found]]()
+    pool, open_reads = ThreadPoolExecutor(ahead, thread_name_prefix="source"), deque[Future[_Read]]()
     try:
-        for place in places:
+        for one in wanted:
             if len(open_reads) == 2 * ahead:
                 yield open_reads.popleft().result()
-            open_reads.append(pool.submit(read, *place))
+            open_reads.append(pool.submit(read, one))
         while open_reads:
             yield open_reads.popleft().result()
     finally:
@@ -153,43 +148,57 @@ def _from_containers(
     by_place = sorted(rows, key=lambda row: (row["container"], row["offset"]))
     for container, group in groupby(by_place, key=lambda row: str(row["container"])):
         folder, file = _place(folders, container)
-        own = list(group)
-        with _permanent() as problems:
+        missing = {row["image_id"]: row for row in group}
+        try:
             if folder.is_local:
                 _check_local(folder, file)
-            if config.source.kind == "parquet":
-                yield from _from_parquet(folder, file, own, config.source.image_column)
-            else:
-                yield from _from_tar(folder, file, own)
-        if problems:
-            yield from ((row, problems[0]) for row in own)
+            for row, image in _from_container(config, folder, file, list(missing.values())):
+                del missing[row["image_id"]]
+                yield row, image
+        except (BadImageError, OSError) as error:
+            problem = _permanent(error)
+            yield from ((row, problem) for row in missing.values())
+
+
+def _from_container(config: Config, folder: Folder, file: str, rows: list[Row]) -> Iterator[tuple[Row, Found]]:
+    if config.source.kind == "parquet":
+        return _from_parquet(folder, file, rows, config.source.image_column)
+    return _from_tar(folder, file, rows)
 
 
 def _from_parquet(folder: Folder, file: str, rows: list[Row], image_column: str) -> Iterator[tuple[Row, Found]]:
-    open_rows = {row["offset"]: row for row in rows}
-    problem = "no image in this row"
+    missing = {row["offset"]: row for row in rows}
+    reason = "no image in this row"
     try:
         for number, image in read_images(folder, file, [row["offset"] for row in rows], image_column):
-            yield open_rows.pop(number), image
-    except ValueError as error:
-        problem = f"unusable Parquet file: {' '.join(str(error).split())}"
-    except OSError as error:
-        if type(error) is not OSError or error.errno is not None:  # of the storage, not of the content
-            raise
-        problem = f"damaged Parquet file: {' '.join(str(error).split())}"
-    yield from ((row, BadImageError(problem)) for row in open_rows.values())
+            yield missing.pop(number), image
+    except UnusableFileError as error:
+        reason = str(error)
+    yield from ((row, BadImageError(reason)) for row in missing.values())
 
 
 def _from_tar(folder: Folder, file: str, rows: list[Row]) -> Iterator[tuple[Row, Found]]:
-    spans = list(_spans(rows))
-
     def read(span: list[Row]) -> bytes:
         start = span[0]["offset"]
         return folder.read_range(file, start, span[-1]["offset"] + span[-1]["bytes"] - start)
 
-    for span, data in zip(spans, _read_ahead_spans(folder, spans, read), strict=True):
+    spans = list(_spans(rows))
+    for span, data in zip(spans, _read_ahead(spans, read, 1 if folder.is_local else _SPANS_AHEAD), strict=True):
         for row in span:
             start = row["offset"] - span[0]["offset"]
             image = data[start : start + row["bytes"]]
-            whole = len(image) == row["bytes"]
-            yield row, image if whole else BadImageError("truncated: the tar ends before")
+            yield row, image if len(image) == row["bytes"] else BadImageError("truncated: the tar ends before")
+
+
+def _spans(rows: list[Row]) -> Iterator[list[Row]]:
+    """Group the images of a tar, by rising offset, into ranges that are worth one request each."""
+    span: list[Row] = []
+    for row in rows:
+        if span:
+            gap = row["offset"] - span[-1]["offset"] - span[-1]["bytes"]
+            if gap > _GAP_BYTES or row["offset"] + row["bytes"] - span[0]["offset"] > _SPAN_BYTES:
+                yield span
+                span = []
+        span.append(row)
+    if span:
+        yield span

@@ -138,23 +138,13 @@ def drawn(spool: Spool, limit: int, seed: int) -> NDArray[np.int64]:
 
 
 def _batch(rows: list[Entry], start: int) -> pa.RecordBatch:
-    ids, paths, sizes, stamps, containers, offsets, reasons = [], [], [], [], [], [], []
-    for position, row in enumerate(rows, start):
-        paths.append(row.path)
-        if isinstance(row, BadEntry):
-            ids.append(-1 - position if row.image_id is None else row.image_id)
-            sizes.append(-1)
-            stamps.append("")
-            containers.append(None)
-            offsets.append(None)
-            reasons.append(row.reason)
-        else:
-            ids.append(row.image_id)
-            sizes.append(row.bytes)
-            stamps.append(row.stamp)
-            containers.append(row.container)
-            offsets.append(row.offset)
-            reasons.append(None)
-    columns = [ids, paths, sizes, stamps, containers, offsets, reasons]
+    columns = zip(*(_row(position, entry) for position, entry in enumerate(rows, start)), strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=ROWS)
+
+
+def _row(position: int, entry: Entry) -> tuple[int, str, int, str, str | None, int | None, str | None]:
+    if isinstance(entry, BadEntry):
+        known = -1 - position if entry.image_id is None else entry.image_id
+        return known, entry.path, -1, "", None, None, entry.reason
+    return entry.image_id, entry.path, entry.bytes, entry.stamp, entry.container, entry.offset, None

@@ -43,14 +43,14 @@ def _list(folder: Folder, prefix: str, key: str) -> Iterator[Entry]:
             with folder.open(found.path) as stream:
                 # A large buffer over an unbuffered local file; what comes from a bucket has one already.
                 buffered = io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES) if folder.is_local else stream
-                yield from _list_tar(cast("BinaryIO", buffered), found, prefix + found.path, key)
+                yield from _list_tar(buffered, found, prefix + found.path, key)
 
 
 def _list_tar(stream: BinaryIO, file: FileInfo, container: str, key: str) -> Iterator[Entry]:
     try:
         with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # else it keeps them all
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps them all
                 if _is_image(member, key):
                     yield _entry(member, file, container)
             stream.seek(tar.offset)

@@ -16,8 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from orl_ray.scenes import generated
 from orl_ray.scenes.decode import decode
 from orl_ray.scenes.generated import CLASSES, SPLITS, THEMES, Scene, main, render_scene, write_collection
+from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.labels import read_labels
-from orl_ray.scenes.sources import list_coco, list_folder
 from orl_ray.scenes.textures import BACKGROUNDS
 
 
@@ -124,12 +124,12 @@ def test_collection_is_a_coco_set_that_every_reader_understands(tmp_path: Path) 
     folder = tmp_path / "deep" / "collection"
     write_collection(folder, 4, "test", 6, 120)
     scenes = [render_scene(4, "test", index, 120) for index in range(6)]
-    listed = list(list_coco(folder / "instances.json", folder / "images"))
+    listed = list(list_coco(JsonFile(Folder(folder), "instances.json")))
     assert [(image.image_id, image.path) for image in listed] == [(i, f"{i:06d}.jpg") for i in range(6)]
-    assert [image.path for image in list_folder(folder / "images")] == [image.path for image in listed]
-    labels = read_labels(folder / "instances.json")
+    assert [image.path for image in list_folder(Folder(folder / "images"))] == [image.path for image in listed]
+    labels = read_labels([JsonFile(Folder(folder), "instances.json")])
     assert labels.classes == CLASSES
-    for scene, present, image in zip(scenes, labels.present, listed, strict=True):
+    for scene, present, image in zip(scenes, labels.present(labels.image_ids), listed, strict=True):
         assert set(np.flatnonzero(present)) == set(scene.class_ids)
         decoded = decode((folder / "images" / image.path).read_bytes(), 10**6)
         assert np.abs(decoded.astype(float) - scene.image).mean() < 12
@@ -174,16 +174,22 @@ def test_a_later_start_continues_the_collection_with_other_ids(tmp_path: Path) -
     assert min(a["id"] for a in annotations) >= 1  # pycocotools takes 0 for "no match"
 
 
-def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_half_way_leaves_no_collection_and_is_made_good_by_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail_at_two(seed: int, split: str, index: int, side: int) -> Scene:
         if index == 2:
             raise RuntimeError("power cut")
         return render_scene(seed, split, index, side)
 
-    monkeypatch.setattr(generated, "render_scene", fail_at_two)
-    with pytest.raises(RuntimeError, match="power cut"):
-        write_collection(tmp_path / "out", 0, "train", 4, 80)
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(generated, "render_scene", fail_at_two)
+        with pytest.raises(RuntimeError, match="power cut"):
+            write_collection(tmp_path / "out", 0, "train", 4, 80)
+    assert set(files(tmp_path / "out")) == {"images/000000.jpg", "images/000001.jpg"}
+    write_collection(tmp_path / "out", 0, "train", 4, 80)
+    write_collection(tmp_path / "whole", 0, "train", 4, 80)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_the_same_collection_is_left_as_it_is_and_another_is_refused(
