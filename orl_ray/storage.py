@@ -123,7 +123,8 @@ class Store:
         """
         marker = self.read_json(_MARKER)
         if marker is None:
-            if self.root.names():
+            names = self.root.names()
+            if names and _MARKER not in names:  # another run may have made it just now
                 raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
         elif marker.get("version") != schema.STORE_VERSION:
             raise StoreError(

@@ -265,7 +265,7 @@ def _check(
     both = int(np.logical_and.reduce(masks).sum())
     if both:
         raise ValueError(f"evaluation: {both} images are both fitted on and scored; the masks must not overlap")
-    straddling = np.intersect1d(*(group_ids[mask] for mask in masks))
+    straddling = np.intersect1d(group_ids[masks[0]], group_ids[masks[1]])
     if straddling.size:
         raise ValueError(f"evaluation: images of group {straddling[0]} are fitted on and others of it scored")
     if not features:

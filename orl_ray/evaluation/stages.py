@@ -3,9 +3,8 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,40 @@ from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, load_weig
 from orl_ray.embeddings.vectors import embed
 from orl_ray.environment import numeric_environment
 from orl_ray.evaluation.folds import validation_fold
+from orl_ray.evaluation.leakage import seen_in_training
 from orl_ray.evaluation.protocol import NothingToScoreError, evaluate
 from orl_ray.execution import StageRun
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.scenes.decode import BadImageError, crop_resize, decode
-from orl_ray.scenes.labels import Labels, has_labels, read_labels
-from orl_ray.scenes.listing import list_source
-from orl_ray.scenes.reading import Quarantine, annotation_file, decoded_scenes, image_folder, read_bytes
-from orl_ray.settings import Value
-from orl_ray.storage import Store, digest_file
+from orl_ray.scenes.entries import SourceImage
+from orl_ray.scenes.json_file import JsonFile
+from orl_ray.scenes.labels import Labels, labelled_files, read_labels
+from orl_ray.scenes.near_duplicate_stage import Fingerprints, Groups, read_fingerprints, read_groups
+from orl_ray.scenes.near_duplicates import fingerprint
+from orl_ray.scenes.packs import ARTIFACT as PACKED
+from orl_ray.scenes.reading import Quarantine, decoded_scenes
+from orl_ray.scenes.source_reading import read_entries
+from orl_ray.scenes.sources import list_source
+from orl_ray.settings import Value, several
+from orl_ray.storage import Store
 
 RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeImage:
-    """An image that is fitted on or scored; the test split was never ingested, so it lies in no part of the scenes."""
+    """An image that is fitted on or scored.
+
+    The test split was never ingested, so it lies in no part of the scenes, and its fingerprint is taken as it is read.
+    """
 
     image_id: int
     split: str
     path: str
     scenes_key: str = ""
+    source: SourceImage | None = None
     scored: bool = False
+    fingerprint: tuple[int, bytes] | None = None
 
 
 def no_labels(config: Config) -> str:
@@ -50,11 +61,12 @@ def no_labels(config: Config) -> str:
 
 def label_identity(config: Config) -> dict[str, Value]:
     """Hash the files that hold the labels and the splits."""
-    files = {"annotations": config.source.annotations, "splits": config.source.splits}
-    return {name: digest_file(Path(path)) for name, path in files.items() if path}
+    files = {"annotations": several(config.source.annotations), "splits": several(config.source.splits)}
+    prints = {name: [JsonFile.at(place).fingerprint() for place in places] for name, places in files.items()}
+    return {name: ", ".join(values) for name, values in prints.items() if values}
 
 
-def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage]:
+def probe_images(config: Config, store: Store, manifest: str, groups: Groups) -> list[ProbeImage]:
     """Choose the images that are fitted on and scored: at most ``evaluation.max_images``, by a keyed draw.
 
     Args:
@@ -62,6 +74,7 @@ def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage
             the test split; the rest of (or all of) the training split is fitted on.
         store: the store.
         manifest: key of the scenes' manifest.
+        groups: near-duplicates, which are all in the fold or all out of it.
     """
     train = [
         ProbeImage(row["image_id"], "train", row["path"], record.key)
@@ -70,12 +83,13 @@ def probe_images(config: Config, store: Store, manifest: str) -> list[ProbeImage
     ]
     test = []
     if config.evaluation.split == "test":
-        test = [ProbeImage(image.image_id, "test", image.path) for image in list_source(config, store, "test")]
+        listed = list_source(config, store, "test")
+        test = [ProbeImage(image.image_id, "test", image.path, source=image) for image in listed]
     images = train + test
     ids = np.array([image.image_id for image in images], dtype=np.int64)
     drawn = draws.uniform(draws.stream(config.seed, "evaluation", "sample"), ids, 1)[:, 0]
     chosen = np.sort(np.argsort(drawn, kind="stable")[: config.evaluation.max_images])
-    fold = validation_fold(ids, config.seed, config.evaluation.validation_fraction)
+    fold = validation_fold(groups.of(ids), config.seed, config.evaluation.validation_fraction)
     scored = fold if not test else np.arange(len(images)) >= len(train)
     return [replace(images[i], scored=bool(scored[i])) for i in chosen]
 
@@ -86,7 +100,8 @@ def probe_features(
     """Embed images with every encoder: the whole image, warped to a square, pooled features.
 
     Returns:
-        The images that could be read, and for each encoder their (n, D) float32 unit vectors.
+        The images that could be read, those of the test split with their fingerprints, and for each encoder their
+        (n, D) float32 unit vectors.
     """
     chunks: dict[str, list[NDArray[np.float16]]] = {arm: [] for arm in encoders}
     kept: list[ProbeImage] = []
@@ -103,8 +118,7 @@ def evaluate_encoders(config: Config, store: Store, manifests: dict[str, str], k
     """Probe the three backbones and write the result; runs in a task."""
     started = time.monotonic()
     quarantine = Quarantine()
-    annotations = annotation_file(config, store)
-    if annotations and has_labels(annotations):
+    if labelled_files(config, store):
         result, scored = _score(config, store, manifests, quarantine)
     else:
         result, scored = {"not_scored": "the COCO JSON lists images, but no annotations"}, 0
@@ -141,26 +155,44 @@ def _score(
             for arm in ("image_level", "object_level")
         },
     }
-    chosen = probe_images(config, store, manifests["scenes"])
+    groups = read_groups(store, manifests["near_duplicates"])
+    chosen = probe_images(config, store, manifests["scenes"], groups)
+    labels = {split: _labels(config, store, split) for split in {image.split for image in chosen}}
+    chosen = [image for image in chosen if _has_labels(labels[image.split], image)]  # COCO+ has images without
     images, features = probe_features(config, store, chosen, encoders, quarantine)
-    labels = {split: _labels(config, store, split) for split in {image.split for image in images}}
     present = np.stack([_present(labels[image.split], image) for image in images])
-    scored = np.array([image.scored for image in images])
+    to_score = np.array([image.scored for image in images])
+    seen = _seen(config, store, manifests["scenes"], images)
+    scored = to_score & ~seen
     ids = np.array([image.image_id for image in images], dtype=np.int64)
     try:
         result = evaluate(
             features,
             ids,
+            groups.of(ids),
             present,
             labels["train"].classes,
-            fit_mask=~scored,
+            fit_mask=~to_score,
             score_mask=scored,
             settings=config.evaluation,
             seed=config.seed,
-        ).to_json()
+        )
     except NothingToScoreError as error:
-        result = {"not_scored": str(error)}
-    return result, int(scored.sum())
+        return {"not_scored": str(error)}, int(scored.sum())
+    return replace(result, near_duplicates=int(seen.sum())).to_json(), int(scored.sum())
+
+
+def _seen(config: Config, store: Store, manifest: str, images: list[ProbeImage]) -> NDArray[np.bool_]:
+    """Say which images are of the test split and near-duplicates of any image that was ingested."""
+    prints = {row: image.fingerprint for row, image in enumerate(images) if image.fingerprint}
+    seen = np.zeros(len(images), dtype=np.bool_)
+    if prints:
+        rows = np.array(list(prints))
+        hashes = np.array([perceptual_hash for perceptual_hash, _ in prints.values()], dtype=np.uint64)
+        thumbnails = np.array([np.frombuffer(thumbnail, np.uint8) for _, thumbnail in prints.values()])
+        train = read_fingerprints(store, (record.facts[PACKED] for record in store.manifest("scenes", manifest) or []))
+        seen[rows] = seen_in_training(train, Fingerprints(rows, hashes, thumbnails), config.near_duplicates)
+    return seen
 
 
 def _warped_views(
@@ -168,7 +200,8 @@ def _warped_views(
 ) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
     for image, pixels in _pixels(config, store, images, quarantine):
         whole = np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32)
-        yield image, crop_resize(pixels, whole, config.embeddings.image_crop)
+        known = image if image.scenes_key else replace(image, fingerprint=fingerprint(pixels))
+        yield known, crop_resize(pixels, whole, config.embeddings.image_crop)
 
 
 def _pixels(
@@ -182,42 +215,45 @@ def _pixels(
             for image_id, pixels in decoded_scenes(store, scenes_key, max_pixels, by_id.keys()):
                 yield by_id[image_id], pixels
             continue
-        for image in by_id.values():
+        rows = [asdict(image.source) for image in by_id.values() if image.source]
+        for row, data in read_entries(config, store, rows, "test"):
             try:
-                pixels = decode(read_bytes(image_folder(config, store, image.split), image.path), max_pixels)
+                if isinstance(data, BadImageError):
+                    raise data
+                pixels = decode(data, max_pixels)
             except BadImageError as error:
-                quarantine.append((image.image_id, image.path, str(error)))
+                quarantine.append((row["image_id"], row["path"], str(error)))
             else:
-                yield image, pixels
+                yield by_id[row["image_id"]], pixels
 
 
 def _labels(config: Config, store: Store, split: str) -> Labels:
-    annotations = annotation_file(config, store, split)
-    if annotations is None:
-        raise ValueError("evaluation: the source has no annotations")  # the stage is skipped then
-    return read_labels(annotations)
+    return read_labels(labelled_files(config, store, split))
+
+
+def _has_labels(labels: Labels, image: ProbeImage) -> bool:
+    return bool(labels.known(np.array([image.image_id]))[0])
 
 
 def _present(labels: Labels, image: ProbeImage) -> NDArray[np.bool_]:
-    row = int(np.searchsorted(labels.image_ids, image.image_id))
-    if row == len(labels.image_ids) or labels.image_ids[row] != image.image_id:
-        raise ValueError(f"evaluation: image {image.image_id} ({image.path}) has no entry in the annotations")
-    found: NDArray[np.bool_] = labels.present[row]
+    found: NDArray[np.bool_] = labels.present(np.array([image.image_id]))[0]
     return found
 
 
 EVALUATION = Stage(
     name="evaluation",
     title="evaluate",
-    version=1,
+    version=2,
     inputs=(
         Input("scenes", "collection"),
+        Input("near_duplicates", "collection"),
         Input("image_level", "collection"),
         Input("object_level", "collection"),
     ),
     settings=(
         "seed",
         "encoder.backbone",
+        "near_duplicates",
         "evaluation",
         "embeddings.image_crop",
         "embeddings.batch_size",

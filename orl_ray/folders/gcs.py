@@ -104,7 +104,7 @@ class GcsBackend:
         return found - {""}
 
     def files(self, prefix: str) -> Iterator[FileInfo]:
-        """Yield all objects below a prefix; they are listed in the order of their UTF-8 bytes, which is code points'."""
+        """Yield all objects below a prefix; listed in the order of their UTF-8 bytes, which is code points'."""
         start = len(_folder_prefix(prefix))
         for blobs, _ in self._pages(prefix):
             for blob in blobs:
@@ -181,7 +181,7 @@ def _answer(status: int, text: str, uri: str) -> Exception:
     by_status = {
         401: PermissionError(text),
         403: PermissionError(text),
-        404: FileNotFoundError(text),
+        404: FileNotFoundError(f"{uri}: there is no such object, or no such bucket"),
         412: FileExistsError(uri),
         416: _RangeBeyondEndError(uri),
     }

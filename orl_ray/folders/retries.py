@@ -1,9 +1,12 @@
 """Retries for object storage: what passes with time is tried again, what does not is told at once."""
 
+import contextlib
+import contextvars
+import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from orl_ray.folders.backend import StorageUnavailableError
@@ -12,6 +15,18 @@ ATTEMPTS = 8
 LONGEST_PAUSE = 10.0
 _FIRST_PAUSE = 0.2
 _T = TypeVar("_T")
+# When to try nothing again any more, by ``time.monotonic``.
+_last_try: contextvars.ContextVar[float] = contextvars.ContextVar("last try", default=math.inf)
+
+
+@contextlib.contextmanager
+def giving_up_after(seconds: float) -> Iterator[None]:
+    """Within the block, and in its thread, start no further try once so much time has passed."""
+    token = _last_try.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _last_try.reset(token)
 
 
 def request_timeout() -> float:
@@ -42,7 +57,9 @@ def retried(request: Callable[[], _T], explain: Callable[[Exception], Exception]
             failure = explain(error)
             if failure is error:
                 raise
-            if not isinstance(failure, StorageUnavailableError) or attempt + 1 == ATTEMPTS:
+            pause = random.uniform(0, min(LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
+            last = attempt + 1 == ATTEMPTS or time.monotonic() + pause > _last_try.get()
+            if last or not isinstance(failure, StorageUnavailableError):
                 raise failure from None  # it says all that the client's error says, and what it means here
-            time.sleep(random.uniform(0, min(LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)))
+            time.sleep(pause)
     raise AssertionError("unreachable")

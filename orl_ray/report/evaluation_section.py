@@ -31,6 +31,10 @@ def render(evaluation: Result | str) -> str:
         f"others, {len(evaluation.classes)} classes. Values are mean average precision (mAP); knowing nothing is worth "
         f"{evaluation.prevalence:.3f}.</p>"
     )
+    if evaluation.near_duplicates:
+        introduction += (
+            f"<p>Test images left out as near-duplicates of training images: {evaluation.near_duplicates:,}.</p>"
+        )
     charts = f'<div class="charts">{"".join(_chart(evaluation, metric) for metric in metrics)}</div>'
     parts = (introduction, charts, _differences(evaluation), INTERVALS, _classes(evaluation), _protocol(evaluation))
     return "\n".join(parts)

@@ -42,6 +42,28 @@ def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, flo
         raise ValueError("neighbour strip: no neighbour to show")
     photographs = [_image(query), *(_image(photograph) for photograph, _ in neighbours)]
     captions = ["query", *(f"{rank}  ·  {similarity:.3f}" for rank, (_, similarity) in enumerate(neighbours, 1))]
+    return _strip(photographs, captions, framed=0)
+
+
+def group_strip(members: Sequence[tuple[Photograph, str]]) -> bytes:
+    """Draw photographs that belong together, in rows of equal height.
+
+    Args:
+        members: (photograph, caption of a few letters), at least one; photographs are (H, W, 3) uint8 RGB.
+
+    Returns:
+        A JPEG file.
+
+    Raises:
+        ValueError: there is no photograph, or one is not (H, W, 3) uint8.
+    """
+    if not members:
+        raise ValueError("group strip: no photograph to show")
+    return _strip([_image(photograph) for photograph, _ in members], [caption for _, caption in members])
+
+
+def _strip(photographs: Sequence[Image.Image], captions: Sequence[str], framed: int = -1) -> bytes:
+    """Lay photographs out in rows, each over its caption; one of them may be framed."""
     aspects = [max(LEAST_ASPECT, photograph.width / photograph.height) for photograph in photographs]
     rows = _rows(aspects)
     caption_height = TEXT + 14
@@ -53,9 +75,9 @@ def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, flo
         for at in members:
             tile = _fit(photographs[at], height)
             canvas.paste(tile, (x, y))
-            if at == 0:
+            if at == framed:
                 draw.rectangle((x, y, x + tile.width - 1, y + height - 1), outline=PALETTE[0], width=5)
-            draw.text((x + 2, y + height + 5), captions[at], font=_font(TEXT), fill=PALETTE[0] if at == 0 else INK)
+            draw.text((x + 2, y + height + 5), captions[at], font=_font(TEXT), fill=PALETTE[0] if at == framed else INK)
             x += round(aspects[at] * height) + GAP
         y += height + caption_height
     return _jpeg(canvas)

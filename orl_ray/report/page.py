@@ -13,7 +13,7 @@ from string import Template
 from urllib.parse import quote
 
 from orl_ray.evaluation.result import Result
-from orl_ray.report import evaluation_section, training_section
+from orl_ray.report import evaluation_section, near_duplicate_section, training_section
 from orl_ray.report.tables import table
 
 MOST_QUARANTINED = 50
@@ -73,6 +73,8 @@ class ReportContent:
         histories: for each training stage its records (``step``, ``epoch``, ``loss``, ... numbers).
         neighbours: pictures of images with their neighbours.
         pairs: pictures of paired RoIs.
+        near_duplicates: how many there are, and what became of them.
+        groups: pictures of groups of near-duplicates.
         quarantine: the first images that were left out; the page shows at most 50.
         quarantine_count: how many were left out in all.
         next_steps: what the reader may do now.
@@ -87,6 +89,8 @@ class ReportContent:
     histories: Mapping[str, Sequence[Mapping[str, float]]]
     neighbours: Sequence[Picture]
     pairs: Sequence[Picture]
+    near_duplicates: str
+    groups: Sequence[Picture]
     quarantine: Sequence[Quarantined]
     quarantine_count: int
     next_steps: Sequence[str]
@@ -111,6 +115,7 @@ def render_page(content: ReportContent) -> str:
         "Training": training_section.render(content.histories),
         "Neighbours": _gallery(content.neighbours, "No neighbours were drawn in this run."),
         "Paired regions": _gallery(content.pairs, "No paired regions were drawn in this run."),
+        "Near-duplicates": near_duplicate_section.render(content.near_duplicates, _gallery(content.groups, "")),
         "Settings": _settings(content.settings),
         "Quarantine": _quarantine(content.quarantine, content.quarantine_count),
         "Next steps": _sentences(content.next_steps),
@@ -174,8 +179,9 @@ def _quarantine(quarantine: Sequence[Quarantined], count: int) -> str:
 
 
 def _gallery(pictures: Sequence[Picture], none: str) -> str:
+    """Show pictures, or say why there is none where there is anything to say."""
     if not pictures:
-        return f"<p>{none}</p>"
+        return f"<p>{none}</p>" if none else ""
     figures = [
         f'<figure><img src="{_source(picture.file)}" alt="{escape(picture.alt)}" loading="lazy">'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"

@@ -19,9 +19,11 @@ from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.matching import pair_count
 from orl_ray.pipeline import Input, Stage, one_cpu
-from orl_ray.report.galleries import neighbor_strip, pair_picture, patch_pairs
+from orl_ray.report.galleries import group_strip, neighbor_strip, pair_picture, patch_pairs
+from orl_ray.report.near_duplicate_section import drawn_groups, summarise
 from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
 from orl_ray.report.verdict import conclude
+from orl_ray.scenes.near_duplicate_stage import Groups, read_groups
 from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.settings import default, known_settings
 from orl_ray.storage import PartRecord, Store
@@ -45,6 +47,7 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
     photographs = _Photographs(config, store, records["scenes"])
     neighbours, pairs = draw_galleries(config, store, records, photographs, files)
     images = sum(record.rows for record in records["scenes"])
+    facts = records["near_duplicates"][0].facts
     content = ReportContent(
         title=f"{images:,} scenes: an object-level backbone",
         run_id=run_id,
@@ -55,6 +58,8 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
         histories=histories,
         neighbours=neighbours,
         pairs=pairs,
+        near_duplicates=summarise(facts, images, config.mining.skip_near_duplicates),
+        groups=draw_groups(config, read_groups(store, manifests["near_duplicates"]), photographs, files),
         quarantine=_quarantined(store, records),
         quarantine_count=sum(record.quarantined for parts in records.values() for record in parts),
         next_steps=_next_steps(config, records["object_level"][0]),
@@ -116,6 +121,19 @@ def draw_galleries(
         caption = "The most similar pairs of the images above: query region, neighbour region, cosine similarity."
         pairs.append(Picture("patches.jpg", caption, f"{len(best)} pairs of regions, cut out and side by side."))
     return neighbours, pairs
+
+
+def draw_groups(config: Config, groups: Groups, photographs: "_Photographs", files: Files) -> list[Picture]:
+    """Draw a keyed draw of groups of near-duplicates; ``files`` gets the pictures, by file name."""
+    chosen = drawn_groups(groups, config.report.gallery_images, 1 + _NEIGHBOURS_SHOWN, config.seed)
+    photographs.find(image_id for members in chosen for image_id in members.tolist())
+    pictures = []
+    for members in chosen:
+        name = f"near-duplicates-{members[0]}.jpg"
+        files[name] = group_strip([(photographs.read(i), str(i)) for i in members.tolist()])
+        caption = f"{photographs.path(int(members[0]))} and its near-duplicates, with image ids."
+        pictures.append(Picture(name, caption, f"{len(members)} near-duplicates of one group."))
+    return pictures
 
 
 class _Photographs:
@@ -243,6 +261,7 @@ def run_report(run: StageRun) -> None:
 _SHOWN = (
     "listing",
     "scenes",
+    "near_duplicates",
     "proposals",
     "rois",
     "image_level",
@@ -259,7 +278,7 @@ _SHOWN = (
 REPORT = Stage(
     name="report",
     title="write the report",
-    version=1,
+    version=2,
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
     settings=tuple(section.name for section in fields(Config) if section.name != "execution"),  # the page lists them
     scope="collection",

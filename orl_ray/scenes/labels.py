@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orl_ray.config import Config
 from orl_ray.scenes.entries import is_id
 from orl_ray.scenes.json_file import JsonFile
-from orl_ray.scenes.sources import raise_problems
+from orl_ray.scenes.sources import raise_problems, source_folders
+from orl_ray.storage import Store
 
 # A box may end this far outside its image, pixels: coordinates are rounded, and some tools count from 1.
 _TOLERANCE = 1.0
@@ -42,7 +44,7 @@ class Labels:
         Returns:
             (m,) bool.
         """
-        return np.isin(image_ids, self.image_ids)
+        return _find(self.image_ids, image_ids)[1]
 
     def present(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which classes images show.
@@ -56,20 +58,21 @@ class Labels:
         Raises:
             ValueError: an image has no labels.
         """
-        unknown = image_ids[~self.known(image_ids)]
-        if len(unknown):
+        places, known = _find(self.image_ids, image_ids)
+        if not known.all():
+            unknown = image_ids[~known]
             raise ValueError(f"{len(unknown)} images have no entry in the annotations, such as image {unknown[0]}")
-        bits = self.bits[np.searchsorted(self.image_ids, image_ids)]
-        return np.unpackbits(bits, axis=1, count=len(self.classes)).astype(bool)
+        return np.unpackbits(self.bits[places], axis=1, count=len(self.classes)).astype(bool)
 
 
-def has_labels(annotations: JsonFile) -> bool:
-    """Tell whether a COCO JSON lists any annotation: those of unlabelled images do not.
+def labelled_files(config: Config, store: Store, split: str = "train") -> list[JsonFile]:
+    """Return those COCO JSONs of a source that list any annotation; those of unlabelled images do not.
 
     Raises:
-        ValueError: the file is missing, or is no COCO JSON.
+        ValueError: a file is missing, or is no COCO JSON.
     """
-    return any(True for _ in annotations.lists("annotations", optional=("annotations",)))
+    files = [folder.annotations for folder in source_folders(config, store, split) if folder.annotations]
+    return [file for file in files if any(True for _ in file.lists("annotations", optional=("annotations",)))]
 
 
 def read_labels(files: Sequence[JsonFile]) -> Labels:

@@ -1,6 +1,7 @@
 """The stage ``near_duplicates``: which images of the collection show the same thing at the same moment."""
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -62,19 +63,19 @@ def read_groups(store: Store, manifest: str) -> Groups:
     return Groups(table["image_id"].to_numpy(), table["group"].to_numpy())
 
 
-def read_fingerprints(store: Store, manifest: str) -> Fingerprints:
-    """Read the fingerprints of all packed scenes: 208 bytes an image.
+def read_fingerprints(store: Store, keys: Iterable[str]) -> Fingerprints:
+    """Read the fingerprints of packed scenes: 208 bytes an image.
 
     Args:
         store: the store.
-        manifest: key of the manifest of ``packed_scenes``.
+        keys: parts of ``packed_scenes``.
 
     Raises:
         StoreError: a part is not there or changed since it was written.
     """
     ids, hashes, thumbnails = [], [], [np.empty((0, THUMBNAIL_BYTES), np.uint8)]
-    for record in store.manifest(PACKED, manifest) or []:
-        table = store.read_table(PACKED, record.key).select(["image_id", "perceptual_hash", "thumbnail"])
+    for key in keys:
+        table = store.read_table(PACKED, key).select(["image_id", "perceptual_hash", "thumbnail"])
         ids.append(table["image_id"].to_numpy())
         hashes.append(table["perceptual_hash"].to_numpy())
         joined = b"".join(value.as_buffer() for value in table["thumbnail"])
@@ -90,7 +91,7 @@ def write_groups(config: Config, store: Store, manifest: str, key: str) -> None:
     """Group the packed scenes and write the groups; runs in a task."""
     started = time.monotonic()
     limits = config.near_duplicates
-    fingerprints = read_fingerprints(store, manifest)
+    fingerprints = read_fingerprints(store, (record.key for record in store.manifest(PACKED, manifest) or []))
     image_ids, groups = group_near_duplicates(*fingerprints, limits.max_distance, limits.max_colour_difference)
     sizes = np.unique(groups, return_counts=True)[1]
     record = store.write_part(
@@ -100,7 +101,12 @@ def write_groups(config: Config, store: Store, manifest: str, key: str) -> None:
         {TABLE: parquet_bytes(pa.table([image_ids, groups], schema=schema.NEAR_DUPLICATES))},
         rows=len(image_ids),
         seconds=time.monotonic() - started,
-        facts={"groups": len(sizes), "images": len(image_ids), "largest": int(sizes.max(initial=0))},
+        facts={
+            "groups": len(sizes),
+            "images": len(image_ids),
+            "largest": int(sizes.max(initial=0)),
+            "pairs": int((sizes * (sizes - 1) // 2).sum()),
+        },
     )
     store.write_manifest(ARTIFACT, key, [record])
 

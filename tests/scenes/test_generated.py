@@ -13,8 +13,11 @@ from pycocotools.coco import COCO
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from orl_ray.folders import Folder
 from orl_ray.scenes import generated
+from orl_ray.scenes.coco_source import list_coco
 from orl_ray.scenes.decode import decode
+from orl_ray.scenes.folder_source import list_folder
 from orl_ray.scenes.generated import CLASSES, SPLITS, THEMES, Scene, main, render_scene, write_collection
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.labels import read_labels
@@ -210,6 +213,10 @@ def test_a_folder_with_other_content_is_refused_and_an_empty_one_is_filled(tmp_p
     with pytest.raises(ValueError, match="no generated collection"):
         write_collection(tmp_path / "other", 0, "train", 1, 80)
     assert files(tmp_path / "other") == {"mine.txt": b"precious"}
+    (tmp_path / "photographs" / "images").mkdir(parents=True)
+    (tmp_path / "photographs" / "images" / "mine.jpg").write_text("precious")
+    with pytest.raises(ValueError, match="no generated collection"):
+        write_collection(tmp_path / "photographs", 0, "train", 1, 80)
     (tmp_path / "empty").mkdir()
     write_collection(tmp_path / "empty", 0, "train", 1, 80)
     assert len(files(tmp_path / "empty")) == 2
