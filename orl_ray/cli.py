@@ -4,10 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from orl_ray.checks import PreflightError
 from orl_ray.config import PRESETS, Config
 from orl_ray.execution import Request, RunSummary, execute
-from orl_ray.pins import PinError, resolve_pins
+from orl_ray.pins import resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
+from orl_ray.preflight import check_endpoints
 from orl_ray.progress import Console, duration, table
 from orl_ray.settings import load, settings_help
 from orl_ray.storage import Store, StoreError
@@ -20,7 +22,8 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0 done, 1 a stage failed, 2 the settings or the store cannot be used, 130 interrupted.
+        The exit code: 0 done, 1 a stage failed, 2 it cannot start as things are (settings, store, source, cluster),
+        130 interrupted, 143 stopped by a signal.
     """
     options = _parser().parse_intermixed_args(arguments)  # settings may stand before and after options
     if options.help_settings:
@@ -30,20 +33,17 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         preset = options.preset if options.preset or options.config else "laptop"
         config = load(preset, options.config, options.settings)
         store = Store(config.execution.store)
-        store.check()
         from orl_ray.graph import main_job
 
         stages, console = up_to(main_job(), options.until), Console()
-    except (ValueError, StoreError) as error:
+        if options.dry_run:
+            store.check()
+            print(dry_run(config, stages, store))
+            return 0
+        check_endpoints(config, store)
+    except (ValueError, OSError, StoreError, PreflightError) as error:
         print(error, file=sys.stderr)
         return 2
-    if options.dry_run:
-        try:
-            print(dry_run(config, stages, store))
-        except PinError as error:
-            print(error, file=sys.stderr)
-            return 2
-        return 0
     rescan = "deep" if options.rescan_deep else "quick" if options.rescan else ""
     return _run(config, stages, store, console, Request(rescan, options.retry_quarantined))
 
@@ -60,11 +60,13 @@ def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
 def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request) -> int:
     summary: RunSummary | None = None
     try:
-        store.prepare()
         summary = execute(config, stages, store, console, request)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+    except PreflightError as error:
+        print(error, file=sys.stderr)
+        return 2
     except Exception as error:  # noqa: BLE001 -- people are told what a stage raised, not shown a traceback
         print(f"failed: {describe_error(error)}", file=sys.stderr)
         print("what was finished is kept; the same command goes on from there", file=sys.stderr)

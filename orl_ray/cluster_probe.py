@@ -39,8 +39,8 @@ class ClusterFacts:
     """What a cluster tells of itself.
 
     Attributes:
-        ray_version: as in ``ray.__version__``.
-        python_version: as in ``platform.python_version()``; "" where it does not tell.
+        ray_version: as in ``ray.__version__``, "" unknown.
+        python_version: as in ``platform.python_version()``, "" unknown.
         nodes: resources of each node that is alive.
         groups: what its autoscaler may add; None where there may be an autoscaler that does not tell.
     """
@@ -120,35 +120,26 @@ def resource_problems(execution: Execution, facts: ClusterFacts) -> list[str]:
     if places >= execution.train_workers:
         return []
     wanted = " and ".join(f"{count:g} {name}{'s' if count > 1 else ''}" for name, count in worker.items())
-    lower = ["train_workers", *(["train_cpus"] if execution.train_cpus > 1 else [])]
-    settings = " or ".join(f"execution.{name}" for name in lower) + (
-        ", unset execution.use_gpu" if execution.use_gpu else ""
-    )
-    there = {name: sum(node.get(name, 0) for node in facts.nodes) for name in worker}
-    has = ", ".join(f"{count:g} {name}s" for name, count in there.items())
-    growth = "; its autoscaler's limits are counted in" if facts.groups else ""
+    has = ", ".join(f"{sum(node.get(name, 0) for node in facts.nodes):g} {name}s" for name in worker)
+    grown = ", and what its autoscaler may add," if facts.groups else ""
     problem = (
-        f"{execution.train_workers} training workers with {wanted} each do not fit: there is room for {places} "
-        f"({has}, nodes: {len(facts.nodes)}{growth}). Lower {settings}, or add nodes"
+        f"no room for {execution.train_workers} training workers with {wanted} each: {has} in all{grown} make room for "
+        f"{places}. Lower execution.train_workers, execution.train_cpus or execution.use_gpu, or add nodes"
     )
     return [problem]
 
 
 def private_facts(execution: Execution) -> ClusterFacts:
-    """Return what a private Ray on this machine would have."""
-    import ray
-
+    """Return what a private Ray on this machine would have; imports Ray only to count GPUs."""
     resources = {"CPU": float(execution.cpus or os.cpu_count() or 1)}
     if execution.use_gpu:
         from ray._private.accelerators import get_accelerator_manager_for_resource
 
         manager: Any = get_accelerator_manager_for_resource("GPU")
-        found, visible = (
-            manager.get_current_node_num_accelerators(),
-            manager.get_current_process_visible_accelerator_ids(),
-        )
+        found = manager.get_current_node_num_accelerators()
+        visible = manager.get_current_process_visible_accelerator_ids()
         resources["GPU"] = float(found if visible is None else min(found, len(visible)))
-    return ClusterFacts(ray.__version__, platform.python_version(), (resources,))
+    return ClusterFacts("", "", (resources,))
 
 
 _HOW_TO_SHOW_IT = (

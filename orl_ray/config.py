@@ -92,7 +92,9 @@ class Generated:
 class NearDuplicates:
     """Which images count as near-duplicates: bursts, frames of a video, re-uploads."""
 
-    max_distance: int = setting(14, "Bits in which the 64-bit perceptual hashes may differ.", low=0, high=20)
+    max_distance: int = setting(
+        14, "Bits in which 64-bit perceptual hashes may differ, and at most two thirds of those set.", low=0, high=20
+    )
     max_colour_difference: float = setting(
         40.0,
         "Mean difference that 8 x 8 thumbnails may have at equal hashes, grey levels; half of it at max_distance.",

@@ -12,7 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from orl_ray.cluster_probe import cluster_address
 from orl_ray.config import FREEZABLE, Config, flatten
+from orl_ray.node_preflight import check_nodes
 from orl_ray.pins import Pin, grown_share, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, next_to_run, plan
 from orl_ray.progress import Console, StageProgress, duration
@@ -102,6 +104,7 @@ def execute(
 
     Raises:
         TooManyBadImagesError: too many images are in quarantine.
+        PreflightError: nodes of the cluster do not see the store or the source.
         PinError: what ``config.freeze`` names is not there.
         Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
     """
@@ -117,13 +120,15 @@ def execute(
         _check_quarantine(config, summary.plans, store)
         if request.rescan or any(stage_plan.state is State.RUN for stage_plan in summary.plans):
             summary.used_ray = True
-            with ray_session(config) as cpus:
+            with ray_session(config, summary.run_id) as cpus:
+                if cluster_address(config):  # a private Ray sees what this process sees
+                    check_nodes(config, store, summary.run_id)
                 if request.rescan:
                     _rescan(config, store, console, summary, cpus, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)
         _warn_of_growth(config, console, summary)
         status = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; the SIGTERM of ray job stop, which Ray turns into an exit
         status = "interrupted"
         raise
     finally:
@@ -242,7 +247,8 @@ def _rows_expected(chosen: StagePlan, plans: Sequence[StagePlan]) -> int:
 
 
 def _check_quarantine(config: Config, plans: Sequence[StagePlan], store: Store) -> None:
-    images = max((sum(record.rows for record in p.records) for p in plans if p.stage.unit == "images"), default=0)
+    of_images = [p for p in plans if p.stage.unit == "images"]
+    images = max((sum(record.rows + record.quarantined for record in p.records) for p in of_images), default=0)
     for stage_plan in plans:
         bad = sum(record.quarantined for record in stage_plan.records)
         if stage_plan.state is State.DONE and images and bad / images > config.execution.max_bad_fraction:
@@ -254,11 +260,15 @@ def _check_quarantine(config: Config, plans: Sequence[StagePlan], store: Store) 
 
 
 def _common_reasons(stage_plan: StagePlan, store: Store) -> str:
-    reasons: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     for record in stage_plan.records:
         if record.quarantined:
-            reasons.update(store.quarantine(record.artifact, record.key)["reason"].to_pylist())
-    return "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+            for reason in store.quarantine(record.artifact, record.key)["reason"].to_pylist():
+                kind = reason.partition(":")[0]  # behind the colon stand details of one image
+                kinds[kind] += 1
+                examples.setdefault(kind, reason)
+    return "; ".join(f"{examples[kind]} ({count})" for kind, count in kinds.most_common(3))
 
 
 def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from orl_ray.config import Config
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
+from orl_ray.node_preflight import require_store
 from orl_ray.pipeline import PartPlan
 from orl_ray.scenes.decode import MISSING
 from orl_ray.storage import Store
@@ -104,6 +105,7 @@ def run_parts(
     else:
         pool = ActorPoolStrategy(size=size)
         receipts = descriptors.map(PartWorker, fn_constructor_args=arguments, compute=pool, **resources)
+    receipts.set_name(f"{run.run_id}-{run.plan.stage.name}")
     for receipt in receipts.iter_rows():
         run.progress.advance(int(receipt["rows"]))
 
@@ -123,10 +125,12 @@ class PartWorker:
         self, artifact: str, process: Process, prepare: Prepare, context: WorkerContext, device: str = "cpu"
     ) -> None:
         self.artifact, self.process, self.context, self.device = artifact, process, context, device
+        require_store(context.store.root)  # before a state is made, where this is an actor
         self.state = prepare(context)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make and write the part that ``row`` describes; return its receipt."""
+        require_store(self.context.store.root)
         part = PartPlan(int(row["index"]), row["key"], json.loads(row["inputs"]))
         started = time.monotonic()
         output = self.process(self.context, self.state, part)

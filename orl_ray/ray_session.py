@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
+from orl_ray.cluster_probe import cluster_address
 from orl_ray.config import Config
 
 # Descriptors, receipts, and the RoI vectors of the parts that are being matched pass through the object store.
@@ -12,8 +14,11 @@ _OBJECT_STORE_BYTES = 400 * 2**20
 
 
 @contextlib.contextmanager
-def ray_session(config: Config) -> Iterator[int]:
+def ray_session(config: Config, run_id: str) -> Iterator[int]:
     """Enter a Ray session; yield the number of CPUs in it.
+
+    Names of actors live in a namespace of the run's own, and the job's metadata tell its id: several runs on one
+    cluster do not meet.
 
     The address comes from the config, then from ``RAY_ADDRESS`` (set inside a submitted job), else a private cluster
     is started, which dies with this process. A private cluster listens on loopback and, as Ray does by default, asks
@@ -21,35 +26,38 @@ def ray_session(config: Config) -> Iterator[int]:
 
     Raises:
         ConnectionError: there is no cluster at the address.
-        RuntimeError: GPUs are asked for and the private cluster has too few.
     """
     import ray
+    from ray.job_config import JobConfig
 
-    address = config.execution.ray_address or os.environ.get("RAY_ADDRESS", "")
-    _quiet_libraries()
+    address = cluster_address(config)
+    _set_up_libraries()
+    common: dict[str, Any] = {
+        "namespace": f"orl-{run_id}",
+        "job_config": JobConfig(metadata={"orl_run": run_id, "orl_store": config.execution.store}),
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, **common)
     else:
         ray.init(
             address="local",
             num_cpus=config.execution.cpus or None,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
+            **common,
         )
     try:
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        if config.execution.use_gpu and not address and gpus < config.execution.train_workers:
-            wanted = config.execution.train_workers
-            raise RuntimeError(f"execution.use_gpu wants {wanted} GPUs for training, this machine has {gpus}")
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:
         ray.shutdown()
 
 
-def _quiet_libraries() -> None:
+def _set_up_libraries() -> None:
+    # A training waits for its turn where other runs use the cluster; that it fits at all is for the preflight.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(7 * 24 * 3600))
     # Progress and errors reach people through our own lines; Ray's per-operator chatter would bury them.
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -24,6 +24,7 @@ from orl_ray import schema
 from orl_ray.folders import Folder
 
 TABLE = "part.parquet"
+MARKER = "orl_store.json"
 
 
 class StoreError(RuntimeError):
@@ -112,8 +113,8 @@ class Store:
             StoreError: as :meth:`check`.
         """
         self.check()
-        if not self.root.exists(_MARKER):
-            self.write_json(_MARKER, {"version": schema.STORE_VERSION})
+        if not self.root.exists(MARKER):
+            self.write_json(MARKER, {"version": schema.STORE_VERSION})
 
     def check(self) -> None:
         """Check that the folder is a store of our version, or can become one; write nothing.
@@ -121,10 +122,10 @@ class Store:
         Raises:
             StoreError: the folder holds a store of another version, or something else.
         """
-        marker = self.read_json(_MARKER)
+        marker = self.read_json(MARKER)
         if marker is None:
             names = self.root.names()
-            if names and _MARKER not in names:  # another run may have made it just now
+            if names and MARKER not in names:  # another run may have made it just now
                 raise StoreError(f"{self.root} is not empty and not a store; name an empty or a new folder")
         elif marker.get("version") != schema.STORE_VERSION:
             raise StoreError(
@@ -303,7 +304,6 @@ class Store:
 
 # Requests for small records that are under way at once, to a bucket.
 _REMOTE_READS = 16
-_MARKER = "orl_store.json"
 
 
 def _record_path(artifact: str, key: str) -> str:

@@ -9,13 +9,13 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
 _CHUNK = 64 * 1024
+_STEP_SECONDS = 0.05
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 FAULTS = (
     "slow down",  # 503, the request never reaches the server
@@ -83,6 +83,8 @@ class FaultProxy:
         port: where it listens.
         counts: what it did, by kind; ``passed`` for what went through.
         received: bytes of request bodies so far.
+        requests: the first line of each request.
+        arriving: the first lines of the requests whose bodies are on their way.
     """
 
     def __init__(self, upstream: int, faults: Faults | None = None) -> None:
@@ -90,10 +92,14 @@ class FaultProxy:
         self.faults = faults or Faults()
         self.counts: Counter[str] = Counter()
         self.received = 0
-        self._requests = 0
+        self.requests: list[str] = []
+        self.arriving: list[str] = []
+        self._cuts = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        # Else the kernel takes in megabytes that the proxy has not read, and a throttled client seems to be done.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _CHUNK)
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -105,6 +111,10 @@ class FaultProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def cut(self) -> None:
+        """Break off every request whose body is on its way."""
+        self._cuts += 1
 
     def _accept(self) -> None:
         while not self._stopped.is_set():
@@ -128,15 +138,16 @@ class FaultProxy:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _pass_on(self, connection: socket.socket, reader: BinaryIO, head: bytes) -> None:
+        line = head.split(b"\r\n")[0].decode()
         with self._lock:
-            fault = self.faults.draw(self._requests)
-            self._requests += 1
+            fault = self.faults.draw(len(self.requests))
+            self.requests.append(line)
             self.counts[fault or "passed"] += 1
         if fault == "stall before request":
             self._stall()
         if b"\r\nexpect: 100-continue\r\n" in head.lower():
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = self._throttled(_read_body(reader, head))
+        body = self._arriving(_read_body(reader, head), line)
         if fault == "slow down":
             for _ in body:
                 pass
@@ -146,9 +157,8 @@ class FaultProxy:
         with socket.create_connection(("127.0.0.1", self.upstream)) as server, server.makefile("rb") as answers:
             server.sendall(_for_upstream(head))
             if fault == "reset in request":
-                with contextlib.suppress(StopIteration):
-                    chunk = next(body)
-                    server.sendall(chunk[: len(chunk) // 2])
+                chunk = next(body, b"")
+                server.sendall(chunk[: len(chunk) // 2])
                 raise _BrokenError
             for chunk in body:
                 server.sendall(chunk)
@@ -162,15 +172,13 @@ class FaultProxy:
             self._break(fault)
         has_body = not request.startswith(b"HEAD") and head.split()[1] not in (b"204", b"304")
         ends = not has_body or _header(head, b"content-length") or _header(head, b"transfer-encoding")
-        connection.sendall(
-            _without(head, b"connection", b"keep-alive") + (b"" if ends else b"Connection: close\r\n") + b"\r\n"
-        )
+        head = _without(head, b"connection", b"keep-alive") + (b"" if ends else b"Connection: close\r\n") + b"\r\n"
         body = _read_body(answers, head, to_the_end=True) if has_body else iter(())
         if fault.endswith("in response"):
-            with contextlib.suppress(StopIteration):
-                chunk = next(body)
-                connection.sendall(chunk[: len(chunk) // 2])
+            chunk = next(body, b"")
+            connection.sendall(head + chunk[: len(chunk) // 2] if chunk else head[: len(head) // 2])
             self._break(fault)
+        connection.sendall(head)
         for chunk in body:
             connection.sendall(chunk)
         if not ends:
@@ -185,13 +193,25 @@ class FaultProxy:
         self._stopped.wait(self.faults.stall_seconds)
         raise _BrokenError
 
-    def _throttled(self, body: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in body:
-            with self._lock:
-                self.received += len(chunk)
-            if self.faults.bytes_a_second:
-                time.sleep(len(chunk) / self.faults.bytes_a_second)
-            yield chunk
+    def _arriving(self, body: Iterator[bytes], line: str) -> Iterator[bytes]:
+        """Yield a request's body as it comes, at the speed that is allowed."""
+        cuts = self._cuts
+        self.arriving.append(line)
+        try:
+            for chunk in body:
+                speed = self.faults.bytes_a_second
+                size = max(1, int(speed * _STEP_SECONDS)) if speed else len(chunk)
+                for start in range(0, len(chunk), size):
+                    piece = chunk[start : start + size]
+                    if speed:
+                        self._stopped.wait(len(piece) / speed)
+                    if self._cuts > cuts or self._stopped.is_set():
+                        raise _BrokenError
+                    with self._lock:
+                        self.received += len(piece)
+                    yield piece
+        finally:
+            self.arriving.remove(line)
 
 
 def _read_head(reader: BinaryIO) -> bytes:

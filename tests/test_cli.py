@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from orl_ray import execution
+from orl_ray.checks import PreflightError
 from orl_ray.cli import describe_error, dry_run, full_pipeline
 from orl_ray.execution import RunSummary
 from orl_ray.graph import main_job
@@ -51,7 +52,26 @@ class TestMistakes:
 
     def test_an_unknown_stage_is_told_with_those_there_are(self, capsys, store):
         assert full_pipeline([store, "--until", "mining"]) == 2
-        assert "unknown stage 'mining'; the stages are listing, scenes," in capsys.readouterr().err
+        assert "unknown stage 'mining'; the stages are listing, packed_scenes, scenes," in capsys.readouterr().err
+
+    def test_what_is_not_there_is_told_before_anything_starts(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr("orl_ray.cli.execute", lambda *_: pytest.fail("started"))
+        images = tmp_path / "images"
+        images.mkdir()
+        settings = [f"execution.store={tmp_path / 'store'}", "source.kind=folder", f"source.images={images}"]
+        assert full_pipeline([*settings, "execution.cpus=1", "execution.train_workers=2"]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert told[0] == "2 problems found before the start:"
+        assert told[1].startswith(f"  source.images {images}: it holds no files")
+        assert told[2].startswith("  Ray on this machine: no room for 2 training workers")
+
+    def test_nodes_that_do_not_see_the_store_end_the_run_as_what_is_not_there_does(self, capsys, store, monkeypatch):
+        def fail(*_arguments):
+            raise PreflightError(["node b: it is not there"])
+
+        monkeypatch.setattr("orl_ray.cli.execute", fail)
+        assert full_pipeline([store]) == 2
+        assert capsys.readouterr().err == "1 problem found before the start:\n  node b: it is not there\n"
 
 
 class TestDryRun:
@@ -91,7 +111,7 @@ class TestDryRun:
 
     def test_until_leaves_out_what_a_stage_does_not_need(self, capsys, store):
         assert full_pipeline([store, "--dry-run", "--until", "rois"]) == 0
-        assert list(self.states(capsys.readouterr().out)) == ["listing", "scenes", "proposals", "rois"]
+        assert list(self.states(capsys.readouterr().out)) == ["listing", "packed_scenes", "scenes", "proposals", "rois"]
 
 
 class TestHelp:
@@ -116,12 +136,14 @@ class TestRunning:
         (run,) = small.store.runs()
         assert (run["status"], set(run["stages"])) == ("finished", {stage.name for stage in main_job()})
 
-    @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("disk full"), 1)])
+    @pytest.mark.parametrize(
+        ("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(15), 143), (RuntimeError("disk full"), 1)]
+    )
     def test_a_run_that_ends_early_says_that_the_command_goes_on(self, capsys, store, monkeypatch, error, code):
         def fail(*_arguments):
             raise error
 
-        monkeypatch.setattr(execution, "execute", fail)
+        monkeypatch.setattr("orl_ray.cli.execute", fail)
         assert full_pipeline([store]) == code
         told = capsys.readouterr().err
         assert "the same command goes on from" in told
@@ -136,7 +158,7 @@ class TestRunning:
     def test_the_summary_tells_made_reused_and_skipped(self, capsys, finished, monkeypatch, store):
         plans = plan(finished.config, main_job(), finished.store)
         summary = RunSummary("run", plans, made={"rois": (1, 2.5), "scenes": (3, 1.0)}, seconds=75, used_ray=True)
-        monkeypatch.setattr(execution, "execute", lambda *_: summary)
+        monkeypatch.setattr("orl_ray.cli.execute", lambda *_: summary)
         assert full_pipeline([store]) == 0
         lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
         assert "2 of 3 parts were there" in lines["rois"]

@@ -119,15 +119,15 @@ def test_fault_breaks_where_it_says(upstream, monkeypatch, fault, seen, arrives)
 
 def test_faults_come_at_their_rates_and_by_their_seed():
     faults = Faults(slow_down=0.05, reset=0.03, stall=0.02)
-    drawn = [faults.draw(number) for number in range(20_000)]
+    drawn = [faults.draw(number) for number in range(10_000)]
     counts = Counter(drawn)
     assert counts["slow down"] / len(drawn) == pytest.approx(0.05, rel=0.15)
     for kind, share in (("reset", 0.03), ("stall", 0.02)):
         for fault in FAULTS:
             if fault.startswith(kind):
                 assert counts[fault] / len(drawn) == pytest.approx(share / 3, rel=0.25)
-    assert drawn == [Faults(0.05, 0.03, 0.02).draw(number) for number in range(20_000)]
-    assert drawn != [Faults(0.05, 0.03, 0.02, seed=1).draw(number) for number in range(20_000)]
+    assert drawn == [Faults(0.05, 0.03, 0.02).draw(number) for number in range(10_000)]
+    assert drawn != [Faults(0.05, 0.03, 0.02, seed=1).draw(number) for number in range(10_000)]
     assert Counter(map(bool, (Faults.mixed(1).draw(number) for number in range(1000)))) == {True: 1000}
 
 
@@ -136,3 +136,20 @@ def test_throttled_body_takes_its_time(upstream):
         started = time.monotonic()
         assert ask(proxy, "PUT", "/slow", BODY) == (200, BODY)
         assert time.monotonic() - started >= 0.2
+
+
+def test_cut_breaks_off_the_bodies_that_are_on_their_way(upstream):
+    with FaultProxy(upstream.server_port, Faults(bytes_a_second=len(BODY))) as proxy:
+        answers = []
+        client = threading.Thread(target=lambda: answers.append(ask(proxy, "PUT", "/cut", BODY)))
+        client.start()
+        while proxy.received < len(BODY) / 10:
+            assert client.is_alive()
+            time.sleep(0.01)
+        assert proxy.arriving == ["PUT /cut HTTP/1.1"]
+        proxy.cut()
+        client.join()
+        assert answers == ["broken"]
+        assert proxy.received < len(BODY)
+        assert proxy.arriving == []
+    assert upstream.arrived == []

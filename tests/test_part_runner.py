@@ -5,11 +5,18 @@ import json
 import pytest
 
 from orl_ray.config import Config
+from orl_ray.node_preflight import StoreNotSeenError
 from orl_ray.part_runner import PartOutput, PartWorker, WorkerContext, prepare_nothing
 from orl_ray.scenes.decode import MISSING
 from orl_ray.storage import Store
 
 ROW = {"index": 3, "key": "k", "inputs": json.dumps({"scenes": "s"})}
+
+
+def prepared(folder):
+    store = Store(folder)
+    store.prepare()
+    return store
 
 
 def worker(store, output):
@@ -21,7 +28,7 @@ def worker(store, output):
 
 
 def test_a_part_is_written_and_its_receipt_returned(tmp_path):
-    store = Store(tmp_path)
+    store = prepared(tmp_path)
     output = PartOutput({"a": b"1"}, rows=2, quarantine=[(7, "x.jpg", "truncated")], environment={"opencv": "5"})
     assert worker(store, output)(ROW) == {"index": 3, "rows": 2, "quarantined": 1}
     record = store.record("rois", "k")
@@ -31,7 +38,7 @@ def test_a_part_is_written_and_its_receipt_returned(tmp_path):
 
 
 def test_a_part_of_which_no_file_is_there_is_a_lost_mount_and_not_committed(tmp_path):
-    store = Store(tmp_path)
+    store = prepared(tmp_path)
     output = PartOutput({"a": b""}, rows=0, quarantine=[(7, "x.jpg", MISSING), (8, "y.jpg", MISSING)])
     with pytest.raises(FileNotFoundError, match="none of the 2 images of part 3 is there"):
         worker(store, output)(ROW)
@@ -39,6 +46,12 @@ def test_a_part_of_which_no_file_is_there_is_a_lost_mount_and_not_committed(tmp_
 
 
 def test_a_part_of_which_nothing_decodes_is_committed_empty(tmp_path):
-    store = Store(tmp_path)
+    store = prepared(tmp_path)
     worker(store, PartOutput({"a": b""}, rows=0, quarantine=[(7, "x.jpg", "truncated")]))(ROW)
     assert store.record("rois", "k").quarantined == 1
+
+
+def test_on_a_node_that_does_not_see_the_store_nothing_is_done(tmp_path):
+    with pytest.raises(StoreNotSeenError, match=r"does not see the store .*/elsewhere: mount it there"):
+        worker(Store(tmp_path / "elsewhere"), PartOutput({"a": b"1"}, rows=2))(ROW)
+    assert list(tmp_path.iterdir()) == []

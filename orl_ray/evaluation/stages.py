@@ -31,6 +31,7 @@ from orl_ray.scenes.reading import Quarantine, decoded_scenes
 from orl_ray.scenes.source_reading import read_entries
 from orl_ray.scenes.sources import list_source
 from orl_ray.settings import Value, several
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import Store
 
 RESULT = "result.json"
@@ -140,7 +141,7 @@ def run_evaluation(run: StageRun) -> None:
     import ray
 
     gpus = 1 if run.config.execution.use_gpu else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus)(evaluate_encoders)
+    task = stage_task(run, evaluate_encoders, num_gpus=gpus)
     ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
 
 
@@ -159,6 +160,8 @@ def _score(
     chosen = probe_images(config, store, manifests["scenes"], groups)
     labels = {split: _labels(config, store, split) for split in {image.split for image in chosen}}
     chosen = [image for image in chosen if _has_labels(labels[image.split], image)]  # COCO+ has images without
+    if not chosen:
+        return {"not_scored": "no image has labels"}, 0
     images, features = probe_features(config, store, chosen, encoders, quarantine)
     present = np.stack([_present(labels[image.split], image) for image in images])
     to_score = np.array([image.scored for image in images])

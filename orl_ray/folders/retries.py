@@ -29,6 +29,11 @@ def giving_up_after(seconds: float) -> Iterator[None]:
         _last_try.reset(token)
 
 
+def time_left() -> float:
+    """Return the seconds that are left within :func:`giving_up_after`."""
+    return max(0.0, _last_try.get() - time.monotonic())
+
+
 def request_timeout() -> float:
     """Return the silence, in seconds, after which a request counts as lost: ``ORL_STORAGE_TIMEOUT``, by default 20.
 
@@ -58,7 +63,7 @@ def retried(request: Callable[[], _T], explain: Callable[[Exception], Exception]
             if failure is error:
                 raise
             pause = random.uniform(0, min(LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
-            last = attempt + 1 == ATTEMPTS or time.monotonic() + pause > _last_try.get()
+            last = attempt + 1 == ATTEMPTS or pause > time_left()
             if last or not isinstance(failure, StorageUnavailableError):
                 raise failure from None  # it says all that the client's error says, and what it means here
             time.sleep(pause)

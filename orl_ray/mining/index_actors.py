@@ -13,8 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray.columns import boxes_of, vectors_of
+from orl_ray.execution import StageRun
 from orl_ray.mining.exact_search import ExactIndex, Neighbors
 from orl_ray.mining.matching import Pairs, match_block
+from orl_ray.node_preflight import require_store
 from orl_ray.scenes.near_duplicate_stage import read_groups
 from orl_ray.schema import shard_file
 from orl_ray.storage import Store
@@ -34,6 +36,7 @@ class ImageIndexActor:
     def __init__(self, store: Store, manifests: dict[str, str], shard: int, threads: int) -> None:
         import faiss
 
+        require_store(store.root)
         faiss.omp_set_num_threads(threads)
         ids, vectors = [], []
         embeddings = store.manifest("image_embeddings", manifests["image_embeddings"]) or []
@@ -65,6 +68,7 @@ class RoiShardActor:
     def __init__(self, store: Store, manifests: dict[str, str], shard: int, threads: int) -> None:
         from threadpoolctl import threadpool_limits
 
+        require_store(store.root)
         threadpool_limits(threads)
         tables = [
             store.read_table("roi_embeddings", record.key, shard_file(shard))
@@ -112,25 +116,28 @@ def roi_rows(image_ids: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
 
 @contextlib.contextmanager
 def shard_actors(
-    actor: type, store: Store, manifests: dict[str, str], shards: int, cpus: int, shard_bytes: int
+    actor: type, run: StageRun, manifests: dict[str, str], shards: int, shard_bytes: int
 ) -> Iterator[list[Any]]:
     """Run one actor a shard; they are ended on leaving.
 
     Args:
         actor: :class:`ImageIndexActor` or :class:`RoiShardActor`.
-        store: the store.
+        run: the stage's run; its CPUs are shared out as threads, its id is in the actors' names.
         manifests: keys of the manifests that the actors read.
         shards: how many.
-        cpus: CPUs of the stage, shared out as threads.
         shard_bytes: what a shard holds in memory, declared to Ray so that a node is never given more than fits.
     """
     import ray
 
     # Beside the vectors: an idle process with faiss takes 126 MB.
     remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, memory=shard_bytes + 2**27)(actor)
-    threads = max(1, cpus // shards)
+    threads = max(1, run.cpus // shards)
+    name = f"{run.run_id}-{run.plan.stage.name}-shard"
     handles = [
-        remote.options(scheduling_strategy="SPREAD").remote(store, manifests, shard, threads) for shard in range(shards)
+        remote.options(scheduling_strategy="SPREAD", name=f"{name}-{shard}").remote(
+            run.store, manifests, shard, threads
+        )
+        for shard in range(shards)
     ]
     try:
         yield handles

@@ -20,6 +20,7 @@ from orl_ray.mining.matching import pair_count
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage, one_cpu
 from orl_ray.scenes.near_duplicate_stage import ARTIFACT as GROUPS
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 CENTROIDS = "centroids.safetensors"
@@ -52,7 +53,7 @@ def run_centroids(run: StageRun) -> None:
     """Fit the centroids in one task."""
     import ray
 
-    task = ray.remote(num_cpus=1)(fit_shards)
+    task = stage_task(run, fit_shards)
     ray.get(task.remote(run.config, run.store, run.plan.manifests["image_embeddings"], run.plan.key))
 
 
@@ -127,7 +128,7 @@ def run_neighbors(run: StageRun) -> None:
     records = run.store.manifest("image_embeddings", run.plan.manifests["image_embeddings"]) or []
     manifests, shards = index_manifests(run.config, run.plan.manifests), run.config.mining.shards
     size = 3 * sum(record.bytes for record in records) // shards  # float16 and faiss's float32 copy
-    with shard_actors(ImageIndexActor, run.store, manifests, shards, run.cpus, size) as actors:
+    with shard_actors(ImageIndexActor, run, manifests, shards, size) as actors:
         run_parts(run, search_part, shared={"actors": actors})
 
 
@@ -159,7 +160,7 @@ def run_correspondences(run: StageRun) -> None:
     records = run.store.manifest("roi_embeddings", run.plan.manifests["roi_embeddings"]) or []
     shards = run.config.mining.shards
     size = 2 * sum(record.bytes for record in records) // shards
-    with shard_actors(RoiShardActor, run.store, run.plan.manifests, shards, run.cpus, size) as actors:
+    with shard_actors(RoiShardActor, run, run.plan.manifests, shards, size) as actors:
         run_parts(run, correspond_part, shared={"actors": actors})
 
 

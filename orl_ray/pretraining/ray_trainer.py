@@ -24,6 +24,7 @@ from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
 from orl_ray.folders import Folder, StorageUnavailableError
 from orl_ray.leases import LeaseLostError, check_fence
+from orl_ray.node_preflight import require_store
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
@@ -145,6 +146,7 @@ def _train(job: TrainingJob) -> None:
     import ray.train
     import ray.train.torch
 
+    require_store(job.store.root)
     context = ray.train.get_context()
     started = time.monotonic()
     place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())

@@ -26,6 +26,7 @@ from orl_ray.report.verdict import conclude
 from orl_ray.scenes.near_duplicate_stage import Groups, read_groups
 from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.settings import default, known_settings
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import PartRecord, Store
 
 PAGE = "index.html"
@@ -254,12 +255,13 @@ def run_report(run: StageRun) -> None:
     """Write the report in one task."""
     import ray
 
-    task = ray.remote(num_cpus=1)(make_report)
+    task = stage_task(run, make_report)
     ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key, run.run_id))
 
 
 _SHOWN = (
     "listing",
+    "packed_scenes",
     "scenes",
     "near_duplicates",
     "proposals",
@@ -280,7 +282,8 @@ REPORT = Stage(
     title="write the report",
     version=2,
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
-    settings=tuple(section.name for section in fields(Config) if section.name != "execution"),  # the page lists them
+    # The page lists them.
+    settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze")),
     scope="collection",
     budget=one_cpu,
     unit="page",

@@ -94,7 +94,7 @@ def _image(root: str, inner: str, path: str) -> Entry:
 def _link_problem(root: str, inner: str) -> str:
     target = os.path.realpath(f"{root}/{inner}")
     if not is_inside(target, root):
-        return f"is a link that leaves the source, to {readable(target)}"
+        return f"is a link that leaves the source: to {readable(target)}"
     return "is a link to a folder, whose images would be listed twice" if os.path.isdir(target) else ""  # noqa: PTH112
 
 

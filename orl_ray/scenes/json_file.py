@@ -53,12 +53,15 @@ class JsonFile:
         except ValueError as error:  # malformed JSON, or bytes that are no text
             raise ValueError(f"{self} is not valid JSON: {error}") from error
 
-    def lists(self, *wanted: str, optional: tuple[str, ...] = ()) -> Iterator[tuple[str, int, Any]]:
+    def lists(
+        self, *wanted: str, optional: tuple[str, ...] = (), kind: str = "a COCO JSON"
+    ) -> Iterator[tuple[str, int, Any]]:
         """Stream the elements of top-level lists, in the order of the file; nothing is read behind the last of them.
 
         Args:
-            wanted: keys of the lists.
+            wanted: keys of the lists; ``images.id`` is the list ``id`` in the object ``images``.
             optional: those of them that may be missing.
+            kind: what the file should be, for messages.
 
         Yields:
             (key, position in its list, element). Memory is bounded by one element and a window of 1 MB.
@@ -72,7 +75,27 @@ class JsonFile:
         except FileNotFoundError as error:
             raise ValueError(f"no file at {self}") from error
         with stream:
-            yield from stream_lists(stream, str(self), wanted, optional)
+            yield from stream_lists(stream, str(self), wanted, optional, kind)
+
+    def member(self, name: str) -> Any:
+        """Read one small member of the top level, or None where there is none; nothing is read behind it.
+
+        Raises:
+            ValueError: there is no such file, or it is no JSON object.
+        """
+        try:
+            stream = self.folder.open(self.name)
+        except FileNotFoundError as error:
+            raise ValueError(f"no file at {self}") from error
+        with stream:
+            window = _Window(stream, str(self), CHUNK_BYTES)
+            if window.next() != "{":
+                raise ValueError(f"{self}: its top level is not an object")
+            for key in window.members():
+                if key == name:
+                    return window.value()
+                window.skip()
+        return None
 
     def fingerprint(self) -> str:
         """Hash what it holds. A remote file is read once a process, so that planning stays quick."""
@@ -80,7 +103,12 @@ class JsonFile:
 
 
 def stream_lists(
-    stream: BinaryIO, where: str, wanted: tuple[str, ...], optional: tuple[str, ...] = (), chunk: int = CHUNK_BYTES
+    stream: BinaryIO,
+    where: str,
+    wanted: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    kind: str = "a COCO JSON",
+    chunk: int = CHUNK_BYTES,
 ) -> Iterator[tuple[str, int, Any]]:
     """Stream the elements of top-level lists of a JSON object; see :meth:`JsonFile.lists`.
 
@@ -89,43 +117,47 @@ def stream_lists(
         where: name of the file for messages.
         wanted: keys of the lists.
         optional: those of them that may be missing.
+        kind: what the file should be, for messages.
         chunk: bytes read at a time.
     """
     window, ended = _Window(stream, where, chunk), set[str]()
     if window.next() != "{":
-        raise ValueError(f"{where} is not a COCO JSON: its top level is not an object")
-    window.take("{")
-    while window.next() != "}":
-        key = window.value()
-        window.take(":")
-        if key in wanted and key not in ended:
-            if window.next() != "[":
-                raise ValueError(f"{where} is not a COCO JSON: no list {key!r}")
-            for position, element in enumerate(window.elements()):
-                yield key, position, element
-            ended.add(key)
-            if ended == set(wanted):
-                return
-        elif window.next() == "[":
-            for _ in window.elements():
-                pass
-        else:
-            window.value()
-        if window.next() != "}":
-            window.take(",")
-    window.take("}")
+        raise ValueError(f"{where} is not {kind}: its top level is not an object")
+    yield from _lists_of(window, "", wanted, ended, kind)
+    if ended == set(wanted):
+        return
     if window.next():
         raise window.broken("something stands behind its end")
     missing = [repr(key) for key in wanted if key not in ended and key not in optional]
     if missing:
-        raise ValueError(f"{where} is not a COCO JSON: no list {', '.join(missing)}")
+        raise ValueError(f"{where} is not {kind}: no list {', '.join(missing)}")
+
+
+def _lists_of(
+    window: "_Window", prefix: str, wanted: tuple[str, ...], ended: set[str], kind: str
+) -> Iterator[tuple[str, int, Any]]:
+    """Stream the lists of the object that begins here, up to the last one that is wanted."""
+    for name in window.members():
+        key = f"{prefix}{name}"
+        if key in wanted and key not in ended:
+            if window.next() != "[":
+                raise ValueError(f"{window.where} is not {kind}: no list {key!r}")
+            for position, element in enumerate(window.elements()):
+                yield key, position, element
+            ended.add(key)
+        elif window.next() == "{" and any(other.startswith(f"{key}.") for other in wanted):
+            yield from _lists_of(window, f"{key}.", wanted, ended, kind)
+        else:
+            window.skip()
+        if ended == set(wanted):
+            return
 
 
 class _Window:
     """The part of a JSON text that is being decoded."""
 
     def __init__(self, stream: BinaryIO, where: str, chunk: int) -> None:
-        self._stream, self._where, self._chunk = stream, where, chunk
+        self._stream, self.where, self._chunk = stream, where, chunk
         self._to_text = codecs.getincrementaldecoder("utf-8-sig")()
         self._decode = json.JSONDecoder().raw_decode
         self._text, self._at, self._gone, self._ended = "", 0, 0, False
@@ -162,7 +194,8 @@ class _Window:
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
                 raise self.broken(str(error)) from error
             else:
-                if end < len(self._text) or self._ended:  # a number at the edge may go on
+                # A number at the edge of the window may go on: 1 as 12, or as 1.5, or as 1e+9.
+                if self._ended or end + 3 <= len(self._text) or self._text[end : end + 1] in (",", "]", "}"):
                     self._at = end
                     return value
             if len(self._text) - self._at > MOST_ELEMENT_BYTES:
@@ -179,10 +212,36 @@ class _Window:
             yield self.value()
         self.take("]")
 
+    def members(self) -> Iterator[str]:
+        """Take the object that begins here, a member at a time; the caller takes the value behind each key."""
+        self.take("{")
+        while self.next() != "}":
+            key = self.value()
+            self.take(":")
+            yield key
+            if self.next() != "}":
+                self.take(",")
+        self.take("}")
+
+    def skip(self) -> None:
+        """Take the next value, which may be a list of any size or an object of such lists, and forget it."""
+        if self.next() == "[":
+            for _ in self.elements():
+                pass
+        elif self.next() == "{":
+            for _ in self.members():
+                if self.next() == "[":
+                    for _ in self.elements():
+                        pass
+                else:
+                    self.value()
+        else:
+            self.value()
+
     def broken(self, problem: str, at: int | None = None) -> ValueError:
         """Say what is wrong, and where."""
         return ValueError(
-            f"{self._where} is not valid JSON: {problem} (character {self._gone + (self._at if at is None else at)})"
+            f"{self.where} is not valid JSON: {problem} (character {self._gone + (self._at if at is None else at)})"
         )
 
     def _grow(self) -> None:
@@ -192,7 +251,7 @@ class _Window:
         try:
             more = self._to_text.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self._where} is not valid JSON: {error}") from error
+            raise ValueError(f"{self.where} is not valid JSON: {error}") from error
         self._gone += self._at
         self._text, self._at, self._ended = self._text[self._at :] + more, 0, not data
 

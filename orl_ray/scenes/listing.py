@@ -15,6 +15,7 @@ from orl_ray.scenes.listing_parts import numbered_rows, write_parts
 from orl_ray.scenes.rescan import BYTES_AN_IMAGE, rescan
 from orl_ray.scenes.sources import entries, raise_problems, source_identity
 from orl_ray.scenes.spool import Spool, drawn, duplicates, spool_entries
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import PartRecord, Store
 
 # Declared for the task: what benchmarks/coco_ingest.py sees is less, whatever the size of the source.
@@ -54,7 +55,7 @@ def run_listing(run: StageRun) -> None:
     """List the source in one task, and write the manifest."""
     import ray
 
-    task = ray.remote(num_cpus=1, memory=TASK_MEMORY_BYTES)(write_listing)
+    task = stage_task(run, write_listing, memory=TASK_MEMORY_BYTES)
     records = ray.get(task.remote(run.config, run.store, run.plan.key))
     run.store.write_manifest("listing", run.plan.key, records)
     for line in _odd_lines(records):
@@ -81,7 +82,7 @@ def run_rescan(run: StageRun, _deep: bool) -> list[str]:
 
     old = list(run.plan.records)
     memory = TASK_MEMORY_BYTES + BYTES_AN_IMAGE * sum(record.rows for record in old)
-    task = ray.remote(num_cpus=1, memory=memory)(rescan)
+    task = stage_task(run, rescan, memory=memory)
     records, report = ray.get(task.remote(run.config, run.store, old, run.plan.key))
     if records:
         run.store.write_manifest("listing", run.plan.key, [*old, *records])

@@ -117,9 +117,9 @@ def _mark_duplicates(
     for number, row in enumerate(rows.tolist()):
         path, holder = table["path"][row].as_py(), holders[number]
         if path != holder and unicodedata.normalize("NFC", path) == unicodedata.normalize("NFC", holder):
-            reasons[row] = f"the same name in another Unicode spelling stands before it: {holder!a}"
+            reasons[row] = f"the same name in another Unicode spelling: {holder!a} stands before it"
         else:
-            reasons[row] = f"duplicate id {ids[row]}: {holder} has it"
+            reasons[row] = f"duplicate id: {holder} has {ids[row]} already"
         ids[row] = -1 - start - row
     for name, values in (("image_id", ids), ("reason", reasons)):
         position = table.schema.get_field_index(name)

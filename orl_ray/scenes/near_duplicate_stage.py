@@ -14,6 +14,7 @@ from orl_ray.execution import StageRun
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.scenes.near_duplicates import THUMBNAIL_BYTES, group_near_duplicates
 from orl_ray.scenes.packs import ARTIFACT as PACKED
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 ARTIFACT = "near_duplicates"
@@ -117,7 +118,7 @@ def run_near_duplicates(run: StageRun) -> None:
 
     manifest = run.plan.manifests[PACKED]
     images = sum(record.rows for record in run.store.manifest(PACKED, manifest) or [])
-    task = ray.remote(num_cpus=1, memory=_BYTES_AT_LEAST + _BYTES_AN_IMAGE * images)(write_groups)
+    task = stage_task(run, write_groups, memory=_BYTES_AT_LEAST + _BYTES_AN_IMAGE * images)
     ray.get(task.remote(run.config, run.store, manifest, run.plan.key))
 
 

@@ -3,7 +3,8 @@
 Two images are near-duplicates when their perceptual hashes differ in few bits and their thumbnails in few grey levels;
 groups are the connected components of that relation. The hash looks at structure and forgives another brightness,
 encoding or size; the thumbnail tells apart what has none, such as a black and a white page, and what looks alike by
-chance.
+chance. Where an image has little structure, few bits of its hash are set, and fewer may differ: all skies would be one
+group.
 
 The hash is that of Zauner ("Implementation and benchmarking of perceptual image hash functions", 2010), with the lowest
 frequencies in zigzag order instead of a square of them, which survive small shifts better.
@@ -101,7 +102,7 @@ def group_near_duplicates(
         ids: (n,) int64 image ids, distinct, in any order.
         hashes: (n,) uint64 perceptual hashes.
         thumbnails: (n, 192) uint8.
-        max_distance: bits in which hashes may differ, 0 to 63.
+        max_distance: bits in which hashes may differ, 0 to 63; at most two thirds of those set in either.
         max_colour_difference: mean absolute difference that thumbnails of equal hashes may have, grey levels. The more
             bits differ the fewer levels may: half of them where ``max_distance`` bits do.
 
@@ -194,7 +195,9 @@ def _unite_near(forest: NDArray[np.int64], images: _Images, left: NDArray[np.int
     for start in range(0, len(left), _THUMBNAIL_PAIRS):
         a, b = left[start : start + _THUMBNAIL_PAIRS], right[start : start + _THUMBNAIL_PAIRS]
         distances = np.bitwise_count(images.hashes[a] ^ images.hashes[b])
-        asked = (distances <= images.max_distance) & (_roots(forest, a) != _roots(forest, b))
+        structure = np.minimum(np.bitwise_count(images.hashes[a]), np.bitwise_count(images.hashes[b]))
+        near = distances <= np.minimum(2 * structure // 3, images.max_distance)
+        asked = near & (_roots(forest, a) != _roots(forest, b))
         a, b, distances = a[asked], b[asked], distances[asked]
         differences = np.abs(images.thumbnails[a].astype(np.int16) - images.thumbnails[b]).sum(axis=1, dtype=np.int64)
         share = 1 - distances / (2 * max(1, images.max_distance))

@@ -6,7 +6,6 @@ from typing import Any
 import pyarrow as pa
 
 from orl_ray import schema
-from orl_ray.config import Config
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
@@ -16,15 +15,8 @@ from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
 from orl_ray.scenes.reading import Quarantine
 from orl_ray.scenes.source_check import check_source
 from orl_ray.scenes.source_reading import read_entries
-from orl_ray.settings import Value
+from orl_ray.scenes.sources import image_identity
 from orl_ray.storage import TABLE, digest, parquet_bytes
-
-
-def image_identity(config: Config) -> dict[str, Value]:
-    """Say which images a source's paths name: the same names stand for other scenes under another seed or size."""
-    if config.source.kind == "generated":
-        return {"seed": config.seed, "side": config.generated.side}
-    return {"images": config.source.images}
 
 
 def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:

@@ -9,6 +9,7 @@ from orl_ray.pipeline import PartPlan
 from orl_ray.scenes.decode import MISSING, BadImageError
 from orl_ray.scenes.packs import ARTIFACT
 from orl_ray.scenes.source_reading import read_entries
+from orl_ray.stage_task import stage_task
 from orl_ray.storage import Store, digest
 
 _NAMED = 10
@@ -67,7 +68,7 @@ def check_source(run: StageRun, deep: bool) -> list[str]:
 def _check_parts(run: StageRun) -> Iterator[dict[str, list[str]]]:
     import ray
 
-    task = ray.remote(num_cpus=1)(check_part)
+    task = stage_task(run, check_part)
     present = {record.key for record in run.plan.records}
     waiting = [part for part in run.plan.wanted if part.key in present]
     config, store = ray.put(run.config), ray.put(run.store)

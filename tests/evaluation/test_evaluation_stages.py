@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
+from PIL import Image
 
 from orl_ray import draws
 from orl_ray.config import Config
@@ -22,12 +22,20 @@ from orl_ray.evaluation.stages import (
     probe_images,
 )
 from orl_ray.scenes.decode import crop_resize, decode
-from orl_ray.scenes.reading import annotation_file, image_folder
+from orl_ray.scenes.entries import SourceImage
+from orl_ray.scenes.near_duplicate_stage import Groups, read_groups
+from orl_ray.scenes.sources import list_source, source_folders
 from orl_ray.storage import digest
 
 
-def chosen(small):
-    return probe_images(small.config, small.store, small.plan("scenes").key)
+def chosen(small, groups=None):
+    known = groups or read_groups(small.store, small.plan("near_duplicates").key)
+    return probe_images(small.config, small.store, small.plan("scenes").key, known)
+
+
+def image_files(small, split="train"):
+    """Return the folder of a split's image files."""
+    return source_folders(small.config, small.store, split)[0].images.local
 
 
 def result_of(small):
@@ -56,6 +64,14 @@ class TestChoice:
         assert sum(image.scored for image in images) == 8
         assert len({image.image_id for image in images}) == len(images) == 28
 
+    def test_near_duplicates_are_all_fitted_on_or_all_scored(self, finished):
+        ids = np.array([row["image_id"] for row in finished.rows("scenes")])
+        groups = Groups(np.sort(ids), np.sort(ids) // 4 * 4)
+        images = chosen(finished, groups)
+        by_group = {group: {i.scored for i in images if i.image_id // 4 * 4 == group} for group in set(groups.groups)}
+        assert sorted(map(len, by_group.values())) == [1] * 5
+        assert set.union(*by_group.values()) == {True, False}
+
     def test_at_most_max_images_are_taken_by_a_keyed_draw(self, finished):
         everything = chosen(finished)
         few = chosen(finished.with_settings(evaluation={"max_images": 12}))
@@ -73,7 +89,7 @@ class TestFeatures:
         assert kept == images
         views = []
         for image in images:
-            pixels = decode((image_folder(finished.config, finished.store) / image.path).read_bytes(), 10**8)
+            pixels = decode((image_files(finished) / image.path).read_bytes(), 10**8)
             views.append(crop_resize(pixels, np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32), 32))
         np.testing.assert_array_equal(features["one"], embed(encoder, views, 16).astype(np.float32))
         np.testing.assert_array_equal(features["one"], features["two"])
@@ -87,7 +103,8 @@ class TestFeatures:
 
     def test_an_image_that_cannot_be_read_is_left_out_of_all_arms(self, finished):
         images = chosen(finished)[:3]
-        images[1] = ProbeImage(5, "train", "none.jpg", scored=False)
+        lost = SourceImage(5, "none.jpg")
+        images[1] = ProbeImage(5, "test", "none.jpg", source=lost)
         quarantine, encoder = [], frozen_backbone(finished.config, None)
         kept, features = probe_features(finished.config, finished.store, images, {"arm": encoder}, quarantine)
         assert kept == [images[0], images[2]]
@@ -127,25 +144,36 @@ class TestResult:
         assert "lower evaluation.knn_k" in result["not_scored"]
         assert record.quarantined == 0
 
-    def test_an_image_that_was_lost_since_ingest_goes_to_quarantine(self, finished, tmp_path):
-        small = finished.copy(tmp_path / "copy")
-        row = small.rows("scenes")[4]
-        (image_folder(small.config, small.store) / row["path"]).unlink()
+    def test_test_images_that_are_near_duplicates_of_training_images_are_not_scored(self, finished, tmp_path):
+        small = finished.copy(tmp_path / "copy").with_settings(evaluation={"split": "test", "min_positives": 2})
+        tests = list_source(small.config, small.store, "test")
+        for test, row in zip(tests[:2], small.rows("scenes")[5:7], strict=True):
+            seen = decode((image_files(small) / row["path"]).read_bytes(), 10**8)
+            file = image_files(small, "test") / test.path
+            file.unlink()
+            Image.fromarray(seen).save(file, quality=70)
         result, record = evaluated(small)
-        assert record.quarantined == 1
-        assert small.store.quarantine("evaluation", "out")["image_id"].to_pylist() == [row["image_id"]]
-        assert result["fit_images"] + result["scored_images"] == 19
+        assert (result["near_duplicates"], result["fit_images"], result["scored_images"]) == (2, 20, 6)
+        assert record.rows == 6
+        assert result_of(finished)["near_duplicates"] == 0
 
-    def test_an_image_without_an_entry_in_the_annotations_is_an_error(self, finished, tmp_path):
+    def test_an_image_that_was_lost_since_ingest_is_read_from_its_pack(self, finished, tmp_path):
         small = finished.copy(tmp_path / "copy")
-        file, row = annotation_file(small.config, small.store), small.rows("scenes")[4]
+        (image_files(small) / small.rows("scenes")[4]["path"]).unlink()
+        result, record = evaluated(small)
+        assert record.quarantined == 0
+        assert result == result_of(finished)
+
+    def test_an_image_without_an_entry_in_the_annotations_is_left_out(self, finished, tmp_path):
+        small = finished.copy(tmp_path / "copy")
+        file, row = image_files(small).parent / "instances.json", small.rows("scenes")[4]
         content = json.loads(file.read_text())
         content["images"] = [image for image in content["images"] if image["id"] != row["image_id"]]
         content["annotations"] = [one for one in content["annotations"] if one["image_id"] != row["image_id"]]
         file.unlink()
         file.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=f"image {row['image_id']} .* has no entry in the annotations"):
-            evaluated(small)
+        result, _ = evaluated(small)
+        assert result["fit_images"] + result["scored_images"] == 19
 
 
 class TestSkipping:

@@ -1,4 +1,4 @@
-"""Folds are keyed by image id: what else is in the collection changes nothing."""
+"""Folds are keyed by group: what else is in the collection changes nothing, and no group lies in two folds."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,14 @@ def test_an_images_membership_never_depends_on_the_others(ids, seed):
     everyone = validation_fold(np.array(ids), seed, 0.3)
     alone = [bool(validation_fold(np.array([image_id]), seed, 0.3)[0]) for image_id in ids]
     assert everyone.tolist() == alone
+
+
+def test_a_group_lies_in_one_fold():
+    groups = np.arange(3000) // 3
+    fold = validation_fold(groups, 0, 0.5)
+    assert (fold[::3] == fold[1::3]).all()
+    assert (fold[::3] == fold[2::3]).all()
+    assert 0.4 < fold.mean() < 0.6
 
 
 def test_validation_fold_has_about_the_wanted_size():
@@ -50,6 +58,18 @@ def test_stratified_folds_spread_images_and_positives_evenly(positives, folds):
     of_positives = np.bincount(assigned[positives], minlength=folds)
     assert sizes.max() - sizes.min() <= 1
     assert of_positives.max() - of_positives.min() <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60), st.integers(2, 5))
+def test_stratified_folds_spread_groups_and_keep_them_whole(rows, folds):
+    groups, positives = np.array([group for group, _ in rows]), np.array([positive for _, positive in rows])
+    assigned = stratified_folds(groups, positives, folds, 0, "cat")
+    fold_of = dict(zip(groups.tolist(), assigned.tolist(), strict=True))
+    assert assigned.tolist() == [fold_of[group] for group in groups.tolist()]
+    for chosen in (fold_of.keys(), set(groups[positives].tolist())):
+        sizes = np.bincount([fold_of[group] for group in chosen], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
 
 
 def test_stratified_folds_do_not_depend_on_the_order_of_rows():

@@ -31,6 +31,7 @@ def problem():
     return {
         "features": features,
         "image_ids": np.arange(160) * 31 + 5,
+        "group_ids": np.arange(160) * 31 + 5,
         "present": present,
         "classes": CLASSES,
         "fit_mask": fit,
@@ -89,7 +90,7 @@ def test_order_of_rows_changes_nothing(problem, result):
     shuffled = {
         **problem,
         "features": {arm: vectors[order] for arm, vectors in problem["features"].items()},
-        **{name: problem[name][order] for name in ("image_ids", "present", "fit_mask", "score_mask")},
+        **{name: problem[name][order] for name in ("image_ids", "group_ids", "present", "fit_mask", "score_mask")},
     }
     assert evaluate(**shuffled) == result
 
@@ -100,6 +101,7 @@ def test_images_outside_both_masks_play_no_part(problem, result):
         **problem,
         "features": more,
         "image_ids": np.concatenate([problem["image_ids"], [1, 2, 3]]),
+        "group_ids": np.concatenate([problem["group_ids"], [5, 5, 36]]),
         "present": np.concatenate([problem["present"], np.ones((3, 5), bool)]),
         "fit_mask": np.append(problem["fit_mask"], [False] * 3),
         "score_mask": np.append(problem["score_mask"], [False] * 3),
@@ -169,6 +171,8 @@ def test_broken_features_are_refused_with_the_name_of_the_arm(problem):
         ("image_ids", np.zeros(160, np.int64), "repeat"),
         ("classes", CLASSES[:4], "4 classes"),
         ("fit_mask", np.zeros(3, bool), "masks"),
+        ("group_ids", np.zeros(3, np.int64), "groups"),
+        ("group_ids", np.arange(160) // 2, "images of group 0 are fitted on and others of it scored"),
     ],
 )
 def test_inputs_that_do_not_go_together_are_refused(problem, name, value, words):

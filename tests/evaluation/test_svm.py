@@ -23,7 +23,8 @@ def problem(seed, signal=1.0, fitted=90, queries=30, width=24):
 
 
 def fit_and_score(fit, present, queries):
-    return svm_scores(fit, present, queries, fit_ids=np.arange(len(fit)), classes=CLASSES, seed=0)
+    ids = np.arange(len(fit))
+    return svm_scores(fit, present, queries, fit_ids=ids, fit_groups=ids, classes=CLASSES, seed=0)
 
 
 def test_scores_and_costs_equal_scikit_learn_used_directly():
@@ -114,3 +115,29 @@ def test_classifiers_that_stop_at_the_limit_are_counted_and_do_not_warn(monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fit_and_score(*problem(7)[:3]).unconverged == 2
+
+
+def test_near_duplicates_do_not_choose_the_cost(monkeypatch):
+    fit, present, queries, _ = problem(5, signal=0.3)
+    seen, best_cost = [], svm._best_cost
+
+    def watched(vectors, positives, folds, solver_seed):
+        seen.append(folds)
+        return best_cost(vectors, positives, folds, solver_seed)
+
+    monkeypatch.setattr(svm, "_best_cost", watched)
+    copies, ids = np.repeat(np.arange(len(fit)), 2), np.arange(2 * len(fit))
+    svm_scores(fit[copies], present[copies], queries, fit_ids=ids, fit_groups=copies * 2, classes=CLASSES, seed=0)
+    for folds in seen:
+        assert (folds[::2] == folds[1::2]).all()
+        assert set(folds) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("positives_lie_in_one_group", [True, False])
+def test_a_class_within_one_group_is_still_fitted(positives_lie_in_one_group):
+    fit, _, queries, _ = problem(5)
+    present = np.tile((np.arange(len(fit)) < 4) == positives_lie_in_one_group, (2, 1)).T
+    groups = np.maximum(np.arange(len(fit)), 4)
+    ids = np.arange(len(fit))
+    found = svm_scores(fit, present, queries, fit_ids=ids, fit_groups=groups, classes=CLASSES, seed=0)
+    assert np.isfinite(found.scores).all()

@@ -55,7 +55,7 @@ def contend(contenders, action):
         barrier.wait()
         try:
             results[number] = action(number)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- the caller looks at it
             results[number] = error
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(contenders)]
@@ -168,25 +168,26 @@ def test_one_of_many_contenders_creates_a_file(folder):
         assert folder.read(f"claim-{turn}") == b"contender %d" % winners[0]
 
 
-def test_more_than_a_thousand_files_come_in_order_and_go(folder):
-    names = [f"{(number * 7919) % 1050:04d}/{'é' * (number % 3)}x" for number in range(1050)]
+def test_more_than_a_thousand_files_are_listed_in_order_page_by_page(folder, request):
+    names = sorted(f"{number // 5:03d}/{'é' * (number % 3)}{number}" for number in range(1001))
     contend(6, lambda thread: fill(folder, names[thread::6]))
-    assert [info.path for info in folder.files()] == sorted(names)
+    if folder.is_local:
+        assert [info.path for info in folder.files()] == names
+    else:
+        server = request.getfixturevalue(f"{folder.uri[:2]}_server")
+        with FaultProxy(server.port) as proxy, reached_by(server.environment(proxy.port)):
+            listing = folder.files()
+            assert [info.path for info in itertools.islice(listing, 1000)] == names[:1000]
+            assert pages_asked_for(proxy) == 1, "more was asked for than was wanted"
+            assert [info.path for info in listing] == names[1000:]
+            assert pages_asked_for(proxy) == 2
     assert folder.names() == {name.split("/")[0] for name in names}
     folder.delete_folder()
     assert list(folder.files()) == []
 
 
-def test_listing_is_streamed_page_by_page(server):
-    folder = Folder(server.create_bucket("pages"))
-    with reached_by(server.environment()):
-        contend(6, lambda thread: [folder.write(f"{number:04d}", b"") for number in range(thread, 1001, 6)])
-    with FaultProxy(server.port) as proxy, reached_by(server.environment(proxy.port)):
-        listing = folder.files()
-        assert [info.path for info in itertools.islice(listing, 1000)] == [f"{number:04d}" for number in range(1000)]
-        assert proxy.counts["passed"] == 1, "more was asked for than was wanted"
-        assert [info.path for info in listing] == ["1000"]
-        assert proxy.counts["passed"] == 2
+def pages_asked_for(proxy):
+    return sum("list-type=2" in line or "/o?" in line for line in proxy.requests)
 
 
 def test_parquet_and_tar_are_read_by_random_access(folder):
@@ -224,7 +225,7 @@ def test_large_file_arrives_whole(folder):
 
 def test_folder_is_a_value_that_workers_can_be_sent(folder):
     folder.write("x", b"1")
-    received = pickle.loads(pickle.dumps(folder))
+    received = pickle.loads(pickle.dumps(folder))  # noqa: S301 -- as Ray does
     assert received == folder
     assert hash(received) == hash(folder)
     assert received.read("x") == b"1"
@@ -252,16 +253,16 @@ def test_denied_access_is_told_from_a_missing_file(s3_server):
         folder = Folder("s3://denied/folder")
         folder.write("x", b"1")
         client(s3_server).put_bucket_policy(Bucket="denied", Policy=policy)
-        with pytest.raises(PermissionError, match="s3://denied/folder/x: 403 AccessDenied"):
+        with pytest.raises(PermissionError, match="s3://denied/folder/x: 403"):
             folder.read("x")
 
 
 def test_missing_credentials_are_named(s3_server, tmp_path):
     environment = {name: "" for name in s3_server.environment() if name.startswith("AWS_") and "KEY" in name}
     hidden = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "AWS_CONFIG_FILE": str(tmp_path / "none")}
-    with reached_by({**s3_server.environment(), **environment, **hidden}):
-        with pytest.raises(PermissionError, match="no AWS credentials: set AWS_ACCESS_KEY_ID"):
-            Folder("s3://some-bucket").read("x")
+    nothing = {**s3_server.environment(), **environment, **hidden}
+    with reached_by(nothing), pytest.raises(PermissionError, match="no AWS credentials: set AWS_ACCESS_KEY_ID"):
+        Folder("s3://some-bucket").read("x")
 
 
 def test_google_answers_mean_what_those_of_amazon_mean():

@@ -35,6 +35,16 @@ def brute_force(ids, vectors, queries, query_ids, k):
     return Neighbors(*found)
 
 
+def brute_force_by_group(ids, vectors, groups, rows, k):
+    """Sort every image by (falling exact similarity, rising id), without those of the query's group."""
+    matrix = vectors[rows].astype(np.float64) @ vectors.astype(np.float64).T
+    found = np.full((len(rows), k), -1), np.full((len(rows), k), -np.inf)
+    for at, row in enumerate(rows):
+        order = [i for i in np.lexsort((ids, -matrix[at])) if groups[i] != groups[row]][:k]
+        found[0][at, : len(order)], found[1][at, : len(order)] = ids[order], matrix[at, order]
+    return Neighbors(*found)
+
+
 def assert_same(found, expected):
     """Compare ids and the bits of similarities."""
     np.testing.assert_array_equal(found.ids, expected.ids)
@@ -112,6 +122,52 @@ def test_small_collections_equal_brute_force(seed, count, length, k, shuffled_id
     shard = rng.integers(0, 3, count)
     parts = [ExactIndex(ids[shard == s], vectors[shard == s]).search(queries, query_ids, k) for s in range(3)]
     assert_same(merge_neighbors(parts, k), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shards", [1, 2, 3])
+@pytest.mark.parametrize("sizes", ["bursts", "one film"])
+def test_images_of_the_querys_group_are_no_neighbours_for_any_number_of_shards(kind, shards, sizes):
+    ids, vectors = collection(kind)
+    # A film whose frames all look alike takes up every candidate of its own queries.
+    groups = np.sort(ids)[np.argsort(np.argsort(ids)) // 5 * 5] if sizes == "bursts" else ids.copy()
+    if sizes == "one film":
+        film = np.argsort(-(vectors.astype(float) @ vectors[0].astype(float)))[:200]
+        groups[film] = ids[film].min()
+    rows = np.arange(0, 400, 7)
+    expected = brute_force_by_group(ids, vectors, groups, rows, 10)
+    shard = np.random.default_rng(shards).integers(0, shards, len(ids))
+    indices = [ExactIndex(ids[shard == s], vectors[shard == s], groups[shard == s]) for s in range(shards)]
+    found = merge_neighbors([index.search(vectors[rows], groups[rows], 10) for index in indices], 10)
+    assert_same(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 8), st.integers(1, 70))
+def test_small_collections_in_groups_equal_brute_force(seed, count, groups, k):
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.integers(0, 3, (count, 3)) + np.eye(1, 3))
+    ids, groups = rng.permutation(count), rng.integers(0, groups, count)
+    found = ExactIndex(ids, vectors, groups).search(vectors, groups, k)
+    assert_same(found, brute_force_by_group(ids, vectors, groups, np.arange(count), k))
+
+
+def test_a_film_is_searched_in_bounded_blocks(monkeypatch):
+    ids, vectors = np.arange(3000), unit(np.random.default_rng(0).normal([5, 0, 0, 0, 0, 0, 0, 0], 1, (3000, 8)))
+    groups = np.maximum(ids, 2500)  # all but 500 are one film
+    widths = []
+    top = exact_search._top
+
+    def watched(ids, found, k):
+        widths.append(found.size)
+        return top(ids, found, k)
+
+    monkeypatch.setattr(exact_search, "_top", watched)
+    monkeypatch.setattr(exact_search, "_BLOCK_ROWS", 500)
+    monkeypatch.setattr(exact_search, "_SCAN_QUERIES", 16)
+    found = ExactIndex(ids, vectors, groups).search(vectors[:300], groups[:300], 10)
+    assert max(widths) <= max(16 * 500, 300 * 43)
+    assert_same(found, brute_force_by_group(ids, vectors, groups, np.arange(300), 10))
 
 
 def test_blocks_of_queries_and_of_the_scan_change_nothing(monkeypatch):
@@ -209,7 +265,7 @@ def test_parts_of_other_queries_do_not_merge(parts):
 @pytest.mark.parametrize(
     ("ids", "vectors", "message"),
     [
-        ([1, 2], np.eye(3), "one id"),
+        ([1, 2], np.eye(3), "one id and one group"),
         ([1, 2, 1], np.eye(3), "image id 1 is in the index twice"),
         ([1, 2, 3], 2 * np.eye(3), "unit vectors"),
     ],

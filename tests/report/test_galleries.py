@@ -12,6 +12,7 @@ from orl_ray.report.galleries import (
     PAIR_WIDTH,
     PALETTE,
     STRIP_WIDTH,
+    group_strip,
     neighbor_strip,
     pair_picture,
     patch_pairs,
@@ -62,6 +63,14 @@ def test_strip_frames_the_query_only():
 def test_strip_takes_extreme_shapes(shape):
     picture = opened(neighbor_strip(plain(RED, *shape), [(plain(BLUE, *shape), 0.5)] * 3))
     assert picture.shape[1] == STRIP_WIDTH
+
+
+def test_group_strip_shows_every_photograph_and_frames_none():
+    picture = opened(group_strip([(plain(RED), "1"), (plain(BLUE), "2"), (plain(RED), "3")]))
+    assert near(picture, RED).sum() > near(picture, BLUE).sum() > 1000
+    assert not near(picture, ImageColor.getrgb(PALETTE[0])).any()
+    with pytest.raises(ValueError, match="no photograph"):
+        group_strip([])
 
 
 def test_pair_picture_puts_the_photographs_side_by_side():

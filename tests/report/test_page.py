@@ -64,6 +64,8 @@ def content(result):
         histories={"image_level": history, "object_level": history},
         neighbours=[Picture("neighbours 1.jpg", EVIL, EVIL)],
         pairs=[Picture("pairs/1.jpg", "Two.", "Alt.")],
+        near_duplicates=f"Some. {EVIL}",
+        groups=[Picture("near 1.jpg", EVIL, EVIL)],
         quarantine=[Quarantined(7, EVIL, "scenes", EVIL)],
         quarantine_count=1,
         next_steps=[EVIL],
@@ -77,7 +79,9 @@ def said(page):
 def test_page_is_well_formed_and_has_every_section(content):
     page = Page(render_page(content))
     headings = {attrs["id"].removesuffix("-title") for attrs in page.named("h2")}
-    expected = "verdict stages evaluation training neighbours paired-regions settings quarantine next-steps"
+    expected = (
+        "verdict stages evaluation training neighbours paired-regions near-duplicates settings quarantine next-steps"
+    )
     assert headings == set(expected.split())
     links = {attrs["href"] for attrs in page.named("a")}
     assert links == {f"#{name}" for name in headings}
@@ -121,7 +125,11 @@ def test_pictures_and_charts_have_words(content):
 
 
 def test_file_names_are_quoted_in_addresses(content):
-    assert [attrs["src"] for attrs in Page(render_page(content)).named("img")] == ["neighbours%201.jpg", "pairs/1.jpg"]
+    assert [attrs["src"] for attrs in Page(render_page(content)).named("img")] == [
+        "neighbours%201.jpg",
+        "pairs/1.jpg",
+        "near%201.jpg",
+    ]
 
 
 @pytest.mark.parametrize("file", ["", "../secret.jpg", "/etc/x.jpg", "https://example.org/x.jpg"])
@@ -169,7 +177,15 @@ def test_quarantine_shows_fifty_and_the_count(content):
 
 def test_empty_parts_say_so(content):
     empty = replace(
-        content, settings=[], histories={}, neighbours=[], pairs=[], quarantine=[], quarantine_count=0, stages=[]
+        content,
+        settings=[],
+        histories={},
+        neighbours=[],
+        pairs=[],
+        groups=[],
+        quarantine=[],
+        quarantine_count=0,
+        stages=[],
     )
     words = said(Page(render_page(empty)))
     for sentence in (
@@ -180,6 +196,12 @@ def test_empty_parts_say_so(content):
         "No image was left out.",
     ):
         assert sentence in words
+
+
+def test_images_left_out_as_near_duplicates_of_training_are_counted(content, result):
+    assert "near-duplicates of training" not in said(Page(render_page(content)))
+    words = said(Page(render_page(replace(content, evaluation=replace(result, near_duplicates=12)))))
+    assert "Test images left out as near-duplicates of training images: 12." in words
 
 
 def test_losses_share_a_chart_and_broken_records_do_not_break_the_page(content):

@@ -3,17 +3,21 @@
 import re
 
 import numpy as np
+import pytest
+from PIL import Image
 from small_store import SmallStore
 
+from benchmarks.photo_copies import burst
 from orl_ray import draws
-from orl_ray.report.stages import PAGE, make_report, report_page
-from orl_ray.scenes.reading import image_folder
+from orl_ray.report.stages import PAGE, make_report
+from orl_ray.scenes.generated import render_scene
+from orl_ray.scenes.sources import source_folders
 
 JPEG = b"\xff\xd8\xff"
 
 
 def page(small):
-    return report_page(small.store, small.plan("report").key).read_text(encoding="utf-8")
+    return small.store.read_file("report", small.plan("report").key, PAGE).decode()
 
 
 def files(small):
@@ -31,7 +35,9 @@ def expected_files(small):
     for row in small.rows("correspondences"):
         nearest.setdefault(row["image_id"], row["neighbor_id"])
     pairs = {f"pairs-{i}-{nearest[i]}.jpg" for i in shown if i in nearest}
-    return {PAGE, *(f"neighbours-{i}.jpg" for i in shown), *pairs, *(["patches.jpg"] if pairs else [])}
+    groups = {f"near-duplicates-{row['group']}.jpg" for row in small.rows("near_duplicates")}
+    assert len(groups) <= small.config.report.gallery_images
+    return {PAGE, *(f"neighbours-{i}.jpg" for i in shown), *pairs, *groups, *(["patches.jpg"] if pairs else [])}
 
 
 def check(small):
@@ -45,15 +51,8 @@ def check(small):
 
 
 def scene_files(small, image_ids):
-    folder = image_folder(small.config, small.store)
+    folder = source_folders(small.config, small.store)[0].images.local
     return [folder / row["path"] for row in small.rows("listing") if row["image_id"] in image_ids]
-
-
-def drawn_image(small):
-    """Return the image that a gallery of one shows."""
-    names = expected_files(small.with_settings(report={"gallery_images": 1}))
-    (drawn,) = (int(name.split("-")[1]) for name in names if name.startswith("pairs-"))
-    return drawn
 
 
 class TestWholeReport:
@@ -91,8 +90,10 @@ class TestWholeReport:
 
 class TestSkippedAndUnscored:
     def test_without_labels_the_page_says_why_nothing_was_scored(self, finished, tmp_path):
-        folder = image_folder(finished.config, finished.store)
-        small = SmallStore.new(tmp_path / "store", "source.kind=folder", f"source.images={folder}", "mining.k_max=4")
+        folder = source_folders(finished.config, finished.store)[0].images
+        small = SmallStore.new(
+            tmp_path / "store", "source.kind=folder", f"source.images={folder.uri}", "mining.k_max=4"
+        )
         made = small.make()
         assert "evaluation" not in made
         check(small)
@@ -103,6 +104,37 @@ class TestSkippedAndUnscored:
         assert small.make() == ["evaluation", "report"]
         check(small)
         assert "lower evaluation.knn_k" in page(small)
+
+
+class TestNearDuplicates:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def with_copies(cls, tmp_path_factory):
+        """Return a store over 6 scenes, 3 of them in 4 slightly different copies."""
+        folder, rng = tmp_path_factory.mktemp("copies"), np.random.default_rng(0)
+        for number in range(6):
+            scene = render_scene(0, "train", number, 96).image
+            for copy in range(4 if number < 3 else 1):
+                image = burst(scene, rng) if copy else scene
+                Image.fromarray(image).save(folder / f"scene-{number}-{copy}.png")
+        small = SmallStore.new(folder / "store", "source.kind=folder", f"source.images={folder}", "mining.k=2")
+        small.make()
+        return small
+
+    def test_are_counted_and_shown(self, with_copies):
+        text = page(with_copies)
+        assert "12 of 15 images have near-duplicates, in 3 groups; the largest holds 4." in text
+        assert "No image has a neighbour of its own group: that kept 18 pairs apart." in text
+        check(with_copies)
+        assert text.count('alt="4 near-duplicates of one group."') == 3
+
+    def test_that_may_be_neighbours_are_said_to(self, with_copies, tmp_path):
+        small = with_copies.copy(tmp_path / "copy").with_settings(mining={"skip_near_duplicates": False})
+        assert "neighbors" in small.make()
+        assert "The 18 pairs may be neighbours" in page(small)
+
+    def test_none_are_said_to_be_none(self, finished):
+        assert "There are no near-duplicates among 20 images." in page(finished)
 
 
 class TestLosses:
@@ -117,43 +149,26 @@ class TestLosses:
         for path in scene_files(small, range(16, 20)):
             path.write_bytes(b"")
         small.make()
-        for name in ("scenes", "proposals", "rois", "image_embeddings", "neighbors", "correspondences"):
+        for name in (
+            "packed_scenes",
+            "scenes",
+            "proposals",
+            "rois",
+            "image_embeddings",
+            "neighbors",
+            "correspondences",
+        ):
             assert [record.rows for record in small.records(name)] == [8, 8, 0]
         check(small)
         assert page(small).count("zero bytes") == 4
 
-    def test_images_lost_while_proposing_are_left_out_of_the_pairs(self, finished, tmp_path):
-        # All neighbours that the page shows of the one drawn image lose their RoIs: its pairs are with a later one.
-        drawn = drawn_image(finished)
-        lost = next(row["neighbor_ids"] for row in finished.rows("neighbors") if row["image_id"] == drawn)
-        assert len(lost) == 6
-        small = self.store_at(finished, tmp_path, "scenes", "mining.k_max=19", "report.gallery_images=1")
-        paths = scene_files(small, lost)
-        for path in paths:
-            path.rename(path.with_suffix(".away"))
-        small.make("rois")
-        for path in paths:
-            path.with_suffix(".away").rename(path)
-        small.make()
-        assert {i for i, _ in small.quarantined("proposals")} == set(lost)
-        named = {row[name] for row in small.rows("correspondences") for name in ("image_id", "neighbor_id")}
-        assert named == set(range(20)) - set(lost)
-        (row,) = (row for row in small.rows("neighbors") if row["image_id"] == drawn)
-        assert row["neighbor_ids"][:6] == lost
-        assert f"pairs-{drawn}-{row['neighbor_ids'][6]}.jpg" in files(small)
-        check(small)
-
-    def test_an_image_lost_after_its_embedding_does_not_cost_the_report(self, finished, tmp_path):
-        drawn = drawn_image(finished)
-        shown = next(row["neighbor_ids"] for row in finished.rows("neighbors") if row["image_id"] == drawn)
-        small = self.store_at(finished, tmp_path, "neighbors", "report.gallery_images=1")
-        for path in scene_files(small, {drawn, shown[0]}):
+    def test_a_source_that_is_gone_after_ingest_is_not_missed(self, finished, tmp_path):
+        small = SmallStore.new(tmp_path / "store")
+        small.make("packed_scenes")
+        for path in scene_files(small, range(20)):
             path.unlink()
-        small.make()
-        assert {i for i, _ in small.quarantined("roi_embeddings")} == {drawn, shown[0]}
-        check(small)
-        assert files(small) == {PAGE, f"neighbours-{drawn}.jpg"}
-        assert page(small).count("missing file") >= 2
+        small.make("correspondences")
+        assert small.plan("correspondences").content_hash == finished.plan("correspondences").content_hash
 
     def test_a_collection_smaller_than_k_max_is_reported(self, tmp_path):
         few = ["generated.images=5", "mining.k_max=20", "mining.shards=3", "report.gallery_images=8"]

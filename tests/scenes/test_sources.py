@@ -1,215 +1,175 @@
-"""Listing folders and COCO files, splits and limits."""
+"""Sources of every kind: their folders, the order of their entries, splits, and what identifies them."""
 
 import json
-import os
-import unicodedata
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orl_ray.scenes.sources import SourceImage, list_coco, list_folder, path_id, restrict, take
+from orl_ray.config import Config, Source
+from orl_ray.folders import Folder
+from orl_ray.scenes.entries import BadEntry, SourceImage, path_id
+from orl_ray.scenes.json_file import JsonFile
+from orl_ray.scenes.sources import (
+    entries,
+    image_identity,
+    list_source,
+    raise_problems,
+    restrict,
+    source_folders,
+    source_identity,
+)
+from orl_ray.storage import Store, digest
 
 
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
+def of(**source):
+    return replace(Config(), source=Source(**source))
 
 
-def coco(tmp_path: Path, images: list[object]) -> Path:
-    path = tmp_path / "images.json"
-    path.write_text(json.dumps({"images": images}))
+def coco(path, names, first_id=1, **more):
+    images = [{"id": first_id + number, "file_name": name} for number, name in enumerate(names)]
+    path.write_text(json.dumps({**more, "images": images}))
     return path
 
 
-def test_folder_lists_images_of_all_formats_in_either_case_sorted_by_path(tmp_path: Path) -> None:
-    names = ["b.jpg", "a/z.PNG", "a/c/x.Jpeg", "a.webp", "d.gif", "e.BMP", "f.tif", "g.TIFF"]
-    touch(tmp_path, *names, "notes.txt", "jpg", "a/readme.md")
-    assert [image.path for image in list_folder(tmp_path)] == sorted(names)
+@pytest.fixture
+def coco_plus(tmp_path):
+    """Write train2017 and unlabeled2017, whose names and ids fall where the order rises."""
+    for name in ("train2017", "unlabeled2017"):
+        (tmp_path / name).mkdir()
+    train = coco(tmp_path / "train.json", ["b.jpg", "a.jpg"], 50)
+    more = coco(tmp_path / "unlabeled.json", ["d.jpg", "a.jpg"], 10)
+    images = f"{tmp_path}/train2017, {tmp_path}/unlabeled2017/"
+    return of(kind="coco", images=images, annotations=f"{train},{more}")
 
 
-@given(
-    st.sets(st.lists(st.sampled_from(["a", "a.b", "a-", "B", "é"]), min_size=1, max_size=3).map("/".join), max_size=8)
-)
-def test_folder_order_is_the_order_of_whole_paths(tmp_path_factory: pytest.TempPathFactory, stems: set[str]) -> None:
-    root = tmp_path_factory.mktemp("root")
-    touch(root, *[stem + ".jpg" for stem in stems])
-    assert [image.path for image in list_folder(root)] == sorted(stem + ".jpg" for stem in stems)
+class TestFolders:
+    def test_the_only_folder_has_no_prefix(self, tmp_path):
+        (folder,) = source_folders(of(kind="folder", images=str(tmp_path)), Store("/s"))
+        assert (folder.images, folder.prefix, folder.annotations) == (Folder(tmp_path), "", None)
+
+    def test_several_have_their_last_names_as_prefix(self, coco_plus, tmp_path):
+        folders = source_folders(coco_plus, Store("/s"))
+        assert [folder.prefix for folder in folders] == ["train2017/", "unlabeled2017/"]
+        assert [str(folder.annotations) for folder in folders] == [
+            f"{tmp_path}/train.json",
+            f"{tmp_path}/unlabeled.json",
+        ]
+
+    def test_folders_of_one_name_are_refused(self):
+        with pytest.raises(ValueError, match="last names of several folders must differ"):
+            source_folders(of(kind="folder", images="s3://a/x,gs://b/x"), Store("/s"))
+
+    def test_generated_scenes_lie_in_the_store_wherever_it_is(self):
+        (here,), (there,) = (source_folders(Config(), Store(root)) for root in ("/here", "s3://bucket/there"))
+        assert here.images.uri.startswith("/here/generated/train-")
+        assert there.images.uri == here.images.uri.replace("/here", "s3://bucket/there")
+        assert str(here.annotations) == here.images.uri.removesuffix("images") + "instances.json"
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"generated": replace(Config().generated, side=96)}])
+    def test_other_scenes_lie_elsewhere(self, change):
+        assert source_folders(Config(), Store("/s")) != source_folders(replace(Config(), **change), Store("/s"))
+
+    def test_the_splits_lie_apart(self):
+        assert source_folders(Config(), Store("/s")) != source_folders(Config(), Store("/s"), "test")
 
 
-def test_folder_skips_hidden_files_and_folders(tmp_path: Path) -> None:
-    touch(tmp_path, ".hidden.jpg", ".cache/a.jpg", "._b.jpg", "b.jpg")
-    assert [image.path for image in list_folder(tmp_path)] == ["b.jpg"]
+class TestEntries:
+    def test_coco_plus_lists_the_first_json_then_the_second_each_in_file_order(self, coco_plus):
+        assert list(entries(coco_plus, Store("/s"))) == [
+            SourceImage(50, "train2017/b.jpg"),
+            SourceImage(51, "train2017/a.jpg"),
+            SourceImage(10, "unlabeled2017/d.jpg"),
+            SourceImage(11, "unlabeled2017/a.jpg"),
+        ]
+
+    def test_several_plain_folders_follow_each_other_and_same_names_in_them_have_other_ids(self, tmp_path):
+        for name in ("z/a.jpg", "y/a.jpg"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / name).write_bytes(b"x")
+        listed = list(entries(of(kind="folder", images=f"{tmp_path}/z,{tmp_path}/y"), Store("/s")))
+        assert [(entry.path, entry.image_id) for entry in listed] == [
+            ("z/a.jpg", path_id("z/a.jpg")),
+            ("y/a.jpg", path_id("y/a.jpg")),
+        ]
+
+    def test_generated_splits_are_rendered_and_share_no_id(self, tmp_path):
+        config = replace(Config(), generated=replace(Config().generated, images=3, test_images=2, side=64))
+        assert [entry.image_id for entry in entries(config, Store(tmp_path))] == [0, 1, 2]
+        assert [entry.image_id for entry in entries(config, Store(tmp_path), "test")] == [3, 4]
+
+    def test_an_image_folder_that_is_not_there_is_told(self, tmp_path):
+        config = of(kind="coco", images=f"{tmp_path}/none", annotations=str(coco(tmp_path / "a.json", [])))
+        with pytest.raises(ValueError, match="no image folder at"):
+            list(entries(config, Store("/s")))
+
+    def test_splits_name_paths_as_they_are_listed(self, coco_plus, tmp_path):
+        (tmp_path / "splits.json").write_text(
+            json.dumps({"train": ["unlabeled2017/a.jpg", "train2017/a.jpg"], "test": ["train2017/b.jpg"]})
+        )
+        config = replace(coco_plus, source=replace(coco_plus.source, splits=str(tmp_path / "splits.json")))
+        assert [entry.image_id for entry in entries(config, Store("/s"))] == [51, 11]
+        assert [image.image_id for image in list_source(config, Store("/s"), "test")] == [50]
 
 
-def test_folder_ids_hang_on_the_relative_path_alone(tmp_path: Path) -> None:
-    touch(tmp_path / "one", "a/b.jpg", "c.jpg")
-    touch(tmp_path / "two" / "deep", "a/b.jpg")
-    one = {image.path: image.image_id for image in list_folder(tmp_path / "one")}
-    two = {image.path: image.image_id for image in list_folder(tmp_path / "two" / "deep")}
-    assert one["a/b.jpg"] == two["a/b.jpg"] == 3744377629895026263
-    assert one["c.jpg"] != one["a/b.jpg"]
+def test_a_small_split_is_listed_by_id_without_bad_entries_and_with_the_first_of_duplicates(tmp_path):
+    file = tmp_path / "a.json"
+    rows = [{"id": 9, "file_name": "z"}, {"id": 3, "file_name": "a"}, {"id": 9, "file_name": "b"}, {"id": 4}]
+    file.write_text(json.dumps({"images": rows}))
+    config = of(kind="coco", images=str(tmp_path), annotations=str(file))
+    assert list_source(config, Store("/s"), "test") == [SourceImage(3, "a"), SourceImage(9, "z")]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_path_id_is_63_bits_and_the_same_in_both_unicode_spellings(path: str) -> None:
-    assert 0 <= path_id(path) < 2**63
-    assert path_id(unicodedata.normalize("NFD", path)) == path_id(unicodedata.normalize("NFC", path))
+class TestSplits:
+    def splits(self, folder, content):
+        (folder / "splits.json").write_text(content)
+        return JsonFile.at(str(folder / "splits.json"))
+
+    def test_a_split_keeps_its_entries_good_and_bad_in_source_order(self, tmp_path):
+        found = [SourceImage(i, f"{name}.jpg") for i, name in enumerate("dbca")] + [BadEntry("e.jpg", "bad")]
+        splits = self.splits(tmp_path, json.dumps({"train": ["a.jpg", "b.jpg", "e.jpg"], "test": ["c.jpg"]}))
+        kept = [entry.path for entry in restrict(iter(found), splits, "train")]
+        assert kept == ["b.jpg", "a.jpg", "e.jpg"]
+
+    def test_an_unknown_split_and_images_that_are_not_there_are_told(self, tmp_path):
+        splits = self.splits(tmp_path, json.dumps({"train": ["a.jpg", "b.jpg"], "test": []}))
+        with pytest.raises(ValueError, match=r"no split 'val' in .*'train', 'test'"):
+            restrict([], splits, "val")
+        with pytest.raises(ValueError, match=r"not in the source:\n  b.jpg"):
+            list(restrict([SourceImage(1, "a.jpg")], splits, "train"))
+
+    @pytest.mark.parametrize("content", ["[]", '{"train": "a.jpg"}', '{"train": [1]}', "{"])
+    def test_a_file_that_holds_no_splits_is_refused(self, tmp_path, content):
+        with pytest.raises(ValueError, match="split"):
+            restrict([], self.splits(tmp_path, content), "train")
 
 
-def test_folder_that_is_missing_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no image folder at"):
-        list_folder(tmp_path / "nowhere")
+class TestIdentity:
+    def test_a_source_is_where_it_lies_and_what_its_splits_are(self, coco_plus, tmp_path):
+        (tmp_path / "splits.json").write_text("{}")
+        config = replace(coco_plus, source=replace(coco_plus.source, splits=str(tmp_path / "splits.json")))
+        before = source_identity(config)
+        assert before == {
+            "images": f"{tmp_path}/train2017, {tmp_path}/unlabeled2017",
+            "annotations": f"{tmp_path}/train.json, {tmp_path}/unlabeled.json",
+            "splits": digest(b"{}"),
+        }
+        coco(tmp_path / "train.json", ["new.jpg"])  # frozen: a rescan finds it
+        assert source_identity(config) == before
+        (tmp_path / "splits.json").write_text("[]")
+        assert source_identity(config)["splits"] != before["splits"]
+
+    def test_the_place_of_a_folder_does_not_depend_on_how_it_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        relative, absolute = (of(kind="folder", images=images) for images in ("photos", f"{tmp_path}/photos/"))
+        assert image_identity(relative) == image_identity(absolute) == {"images": f"{tmp_path}/photos"}
+
+    def test_generated_scenes_are_what_they_are_drawn_from(self):
+        assert image_identity(Config()) == {"seed": 0, "side": Config().generated.side}
+        assert source_identity(Config()) == {}
 
 
-def test_folder_refuses_links_that_leave_the_root_and_names_them(tmp_path: Path) -> None:
-    touch(tmp_path, "outside.jpg", "other/x.jpg", "root/a.jpg")
-    root = tmp_path / "root"
-    (root / "file.jpg").symlink_to(tmp_path / "outside.jpg")
-    (root / "up").symlink_to("../other")
-    (root / "ignored.txt").symlink_to(tmp_path / "outside.jpg")
-    with pytest.raises(ValueError, match="leaves the image folder") as caught:
-        list(list_folder(root))
-    assert "'file.jpg'" in str(caught.value)
-    assert "'up'" in str(caught.value)
-    assert "ignored" not in str(caught.value)
-
-
-def test_folder_refuses_links_to_folders_inside_so_that_loops_cannot_hang_it(tmp_path: Path) -> None:
-    touch(tmp_path, "a/b.jpg")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="'a/loop' is a link to a folder"):
-        list(list_folder(tmp_path))
-
-
-def test_folder_accepts_links_to_files_inside_and_a_root_that_is_a_link(tmp_path: Path) -> None:
-    touch(tmp_path, "root/a.jpg")
-    (tmp_path / "root" / "b.jpg").symlink_to("a.jpg")
-    (tmp_path / "root" / "broken.jpg").symlink_to("not_there.jpg")
-    (tmp_path / "link").symlink_to("root")
-    assert [image.path for image in list_folder(tmp_path / "link")] == ["a.jpg", "b.jpg", "broken.jpg"]
-
-
-def test_folder_refuses_two_names_that_differ_in_unicode_spelling_only(tmp_path: Path) -> None:
-    touch(tmp_path, unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.jpg"))
-    if len(list(tmp_path.iterdir())) < 2:
-        pytest.skip("this file system normalises names")
-    with pytest.raises(ValueError, match="two Unicode spellings"):
-        list(list_folder(tmp_path))
-
-
-def test_folder_refuses_names_that_are_not_utf8(tmp_path: Path) -> None:
-    try:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"")
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(ValueError, match="not a UTF-8 name"):
-        list(list_folder(tmp_path))
-
-
-def test_coco_gives_ids_and_paths_in_file_order_without_looking_at_files(tmp_path: Path) -> None:
-    path = coco(tmp_path, [{"id": 7, "file_name": "b.jpg"}, {"id": 3, "file_name": "x/../sub/./a.jpg"}])
-    assert list(list_coco(path, tmp_path)) == [SourceImage(7, "b.jpg"), SourceImage(3, "sub/a.jpg")]
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ({"id": 1, "file_name": "x.jpg"}, "duplicate id 1"),
-        ({"id": 2, "file_name": "/etc/x.jpg"}, "absolute"),
-        ({"id": 2, "file_name": "a/../../x.jpg"}, "leaves the image folder"),
-        ({"id": 2, "file_name": ".."}, "leaves the image folder"),
-        ({"id": 2, "file_name": ""}, "no 'file_name'"),
-        ({"id": 2}, "no 'file_name'"),
-        ({"id": "2", "file_name": "x.jpg"}, "no integer 'id'"),
-        ({"id": True, "file_name": "x.jpg"}, "no integer 'id'"),
-        ({"id": 2**63, "file_name": "x.jpg"}, "no integer 'id'"),
-        ({"id": [2], "file_name": "x.jpg"}, "no integer 'id'"),
-        ("x.jpg", "no integer 'id'"),
-    ],
-)
-def test_coco_refuses_bad_rows(tmp_path: Path, row: object, problem: str) -> None:
-    with pytest.raises(ValueError, match=rf"images\[1\]: .*{problem}"):
-        list_coco(coco(tmp_path, [{"id": 1, "file_name": "a.jpg"}, row]), tmp_path)
-
-
-def test_coco_lists_ten_problems_and_counts_the_rest(tmp_path: Path) -> None:
+def test_ten_problems_are_named_and_the_rest_counted():
+    raise_problems("fine", [])
     with pytest.raises(ValueError, match="and 3 more") as caught:
-        list_coco(coco(tmp_path, [{"id": 1, "file_name": f"/{name}.jpg"} for name in range(13)]), tmp_path)
-    assert str(caught.value).count("absolute") == 10
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1]", "not an object"),
-        ("{}", "no list 'images'"),
-        ('{"images": {}}', "no list 'images'"),
-        ("{", "not valid JSON"),
-        ("\udcff", "not valid JSON"),
-    ],
-)
-def test_coco_refuses_files_that_are_no_coco_json(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "images.json"
-    path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=message):
-        list_coco(path, tmp_path)
-
-
-def test_coco_refuses_missing_json_and_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no file at"):
-        list_coco(tmp_path / "none.json", tmp_path)
-    with pytest.raises(ValueError, match="no image folder at"):
-        list_coco(coco(tmp_path, []), tmp_path / "none")
-
-
-def test_restrict_keeps_the_split_in_source_order(tmp_path: Path) -> None:
-    images = [SourceImage(i, f"{name}.jpg") for i, name in enumerate("dbca")]
-    splits = tmp_path / "splits.json"
-    splits.write_text(json.dumps({"train": ["a.jpg", "b.jpg"], "test": ["c.jpg"]}))
-    assert [image.path for image in restrict(iter(images), splits, "train")] == ["b.jpg", "a.jpg"]
-    with pytest.raises(ValueError, match=r"no split 'val' in .*'train', 'test'"):
-        restrict(images, splits, "val")
-    with pytest.raises(ValueError, match=r"not in the source:\n  c.jpg"):
-        restrict(images[:1] + images[3:], splits, "test")
-
-
-@pytest.mark.parametrize("content", ["[]", '{"train": "a.jpg"}', '{"train": [1]}'])
-def test_restrict_refuses_files_that_hold_no_splits(tmp_path: Path, content: str) -> None:
-    (tmp_path / "splits.json").write_text(content)
-    with pytest.raises(ValueError, match="split"):
-        restrict([], tmp_path / "splits.json", "train")
-
-
-@given(st.permutations(range(60)), st.integers(0, 70), st.integers(0, 3))
-def test_take_hangs_on_ids_and_seed_and_not_on_order(order: list[int], limit: int, seed: int) -> None:
-    taken = take((SourceImage(i * 1_000_003, str(i)) for i in order), limit, seed)
-    assert taken == take([SourceImage(i * 1_000_003, str(i)) for i in range(60)], limit, seed)
-    assert len(taken) == (min(limit, 60) or 60)
-    assert taken == sorted(taken)
-
-
-def test_take_of_a_smaller_limit_is_a_subset_and_another_seed_takes_others() -> None:
-    images = [SourceImage(i, str(i)) for i in range(9000)]
-    assert set(take(images, 50, 1)) < set(take(images, 500, 1))
-    assert set(take(images, 50, 1)) != set(take(images, 50, 2))
-    mean = sum(image.image_id for image in take(images, 500, 1)) / 500
-    assert 4100 < mean < 4900  # uniform over all batches: 4500 +- 3.5 standard errors
-
-
-def test_take_refuses_a_negative_limit() -> None:
-    with pytest.raises(ValueError, match="limit"):
-        take([], -1, 0)
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "file", "train"), [("coco_dev", "instances_dev", 201), ("coco_pool", "boxes_all", 1537)]
-)
-def test_real_sets_list_alike_from_folder_and_json(scenes_root: Path, name: str, file: str, train: int) -> None:
-    root = scenes_root / name
-    from_json = list(list_coco(root / f"{file}.json", root / "images"))
-    assert sorted(image.path for image in from_json) == [image.path for image in list_folder(root / "images")]
-    assert len(restrict(from_json, root / "splits.json", "train")) == train
+        raise_problems("title", [f"problem {number}" for number in range(13)])
+    assert str(caught.value).count("problem") == 10

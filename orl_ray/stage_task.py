@@ -1,0 +1,32 @@
+"""Tasks of a stage that do their work in one go, on whichever node has room."""
+
+from collections.abc import Callable
+from typing import Any
+
+from orl_ray.execution import StageRun
+from orl_ray.node_preflight import require_store
+
+
+def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float = 0, memory: float | None = None) -> Any:
+    """Make a Ray task of a function: of one CPU, and with the run's id in its name, so that people find it.
+
+    Args:
+        run: the stage's run.
+        function: reads and writes the store.
+        num_gpus: GPUs that it takes.
+        memory: bytes that it takes, None where it takes little.
+
+    Returns:
+        What ``ray.remote`` returns. The task raises :class:`~orl_ray.node_preflight.StoreNotSeenError` on a node that
+        does not see the store.
+    """
+    import ray
+
+    root = run.store.root
+
+    def on_node(*arguments: Any) -> Any:
+        require_store(root)
+        return function(*arguments)
+
+    options = {"num_cpus": 1, "num_gpus": num_gpus, "memory": memory, "name": f"{run.run_id}-{run.plan.stage.name}"}
+    return ray.remote(**options)(on_node)
