@@ -5,13 +5,15 @@ import sys
 from collections.abc import Sequence
 
 from orl_ray.checks import PreflightError
-from orl_ray.config import PRESETS, Config
+from orl_ray.config import Config
 from orl_ray.execution import Request, RunSummary, execute
-from orl_ray.pins import resolve_pins
+from orl_ray.occupancy import StoreBusyError
+from orl_ray.options import add_settings, config_of
+from orl_ray.pins import frozen_needs, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
 from orl_ray.preflight import check_endpoints
 from orl_ray.progress import Console, duration, table
-from orl_ray.settings import load, settings_help
+from orl_ray.settings import settings_help
 from orl_ray.storage import Store, StoreError
 
 
@@ -30,12 +32,11 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         print(settings_help())
         return 0
     try:
-        preset = options.preset if options.preset or options.config else "laptop"
-        config = load(preset, options.config, options.settings)
+        config = config_of(options, options.settings)
         store = Store(config.execution.store)
         from orl_ray.graph import main_job
 
-        stages, console = up_to(main_job(), options.until), Console()
+        stages, console = up_to(main_job(), options.until, frozen_needs(config)), Console()
         if options.dry_run:
             store.check()
             print(dry_run(config, stages, store))
@@ -64,7 +65,7 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    except PreflightError as error:
+    except (PreflightError, StoreBusyError) as error:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:  # noqa: BLE001 -- people are told what a stage raised, not shown a traceback
@@ -122,9 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="full_pipeline.py",
         description="From a folder of scene photographs to an object-level backbone. The same command resumes.",
     )
-    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings, for example mining.k=5")
-    parser.add_argument("--preset", help=f"start from a preset: {', '.join(PRESETS)} (laptop, or what FILE names)")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    add_settings(parser)
     parser.add_argument("--until", default="report", metavar="STAGE", help="make only this stage and what it needs")
     parser.add_argument("--rescan", action="store_true", help="list the source again, and add the images that are new")
     parser.add_argument(

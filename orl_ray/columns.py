@@ -54,6 +54,12 @@ def list_column(lists: Sequence[NDArray[np.generic]], kind: pa.DataType) -> pa.L
     return pa.ListArray.from_arrays(pa.array(offsets_of(lists), pa.int32()), pa.array(flat, type=kind))
 
 
+def unknown_column(lists: Sequence[NDArray[np.generic]], kind: pa.DataType) -> pa.ListArray:
+    """Return a list column of as many nulls a row as the ragged lists are long: what a source does not tell."""
+    offsets = offsets_of(lists)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.nulls(int(offsets[-1]), kind))
+
+
 def offsets_of(lists: Sequence[NDArray[np.generic]]) -> NDArray[np.int64]:
     """Return (n + 1,) int64: where each of n ragged lists starts when they are joined, and the end."""
     return np.cumsum([0, *(len(entry) for entry in lists)], dtype=np.int64)

@@ -149,6 +149,9 @@ class Proposals:
     """Region proposals by selective search."""
 
     mode: str = setting("fast", "Selective search mode.", choices=("fast", "quality"))
+    max_side: int = setting(
+        0, "Longer images are searched at this longer side, pixels, and boxes scaled back; 0: at native size.", low=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +264,9 @@ class Config:
     seed: int = setting(0, "Seed of every draw.", low=0)
     freeze: str = setting(
         "",
-        "Results that are taken over from the newest run, or by content hash, while images are added: "
-        "encoder, centroids, or both; for example encoder,centroids or encoder@1f0c.",
+        "Results that are taken as they are, from the newest run that used them or by content hash: encoder and "
+        "centroids while images are added, imported proposals, neighbors, rois and correspondences; for example "
+        "encoder,centroids or proposals@1f0c.",
         semantic=False,
     )
     source: Source = field(default_factory=Source)
@@ -280,8 +284,10 @@ class Config:
     execution: Execution = field(default_factory=Execution)
 
 
+# Stages whose results can be imported, part by part of the scenes.
+IMPORTABLE = ("proposals", "neighbors", "rois", "correspondences")
 # What ``freeze`` can name -> the stage whose result it pins.
-FREEZABLE = {"encoder": "image_level", "centroids": "centroids"}
+FREEZABLE = {"encoder": "image_level", "centroids": "centroids", **{name: name for name in IMPORTABLE}}
 
 PRESETS: dict[str, dict[str, bool | int | float | str]] = {
     "coco": {},
@@ -296,6 +302,7 @@ PRESETS: dict[str, dict[str, bool | int | float | str]] = {
         "image_level.learning_rate": 0.4,
         "image_level.warmup_epochs": 1,
         "image_level.ema_horizon": 0.1,
+        "proposals.max_side": 640,
         "rois.min_share": 0.2,
         "embeddings.image_resize": 72,
         "embeddings.image_crop": 64,

@@ -15,6 +15,7 @@ from typing import Any
 from orl_ray.cluster_probe import cluster_address
 from orl_ray.config import FREEZABLE, Config, flatten
 from orl_ray.node_preflight import check_nodes
+from orl_ray.occupancy import at_work
 from orl_ray.pins import Pin, grown_share, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, next_to_run, plan
 from orl_ray.progress import Console, StageProgress, duration
@@ -106,11 +107,20 @@ def execute(
         TooManyBadImagesError: too many images are in quarantine.
         PreflightError: nodes of the cluster do not see the store or the source.
         PinError: what ``config.freeze`` names is not there.
+        StoreBusyError: housekeeping is at the store.
         Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
     """
-    started, summary = time.monotonic(), RunSummary(new_run_id())
-    request = request or Request()
-    status = "failed"
+    summary = RunSummary(new_run_id())
+    with at_work(store, summary.run_id, config.execution.lease_seconds):
+        _execute(config, stages, store, console, request or Request(), summary)
+    return summary
+
+
+def _execute(
+    config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request, summary: RunSummary
+) -> None:
+    """Carry a plan out, and keep the run record: what a run that is killed has named is no garbage."""
+    started, status = time.monotonic(), "failed"
     try:
         summary.pins = resolve_pins(config, store)
         _replan(config, stages, store, summary)
@@ -134,7 +144,6 @@ def execute(
     finally:
         summary.seconds = time.monotonic() - started
         store.write_run(summary.run_id, _run_record(config, summary, status))
-    return summary
 
 
 def _replan(config: Config, stages: Sequence[Stage], store: Store, summary: RunSummary) -> None:
@@ -186,6 +195,7 @@ def _run_stages(
     with _stage_threads(len(stages)) as pool:
         while True:
             _replan(config, stages, store, summary)
+            store.write_run(summary.run_id, _run_record(config, summary, "running"))
             _check_quarantine(config, summary.plans, store)
             budgets = {p.stage.name: p.stage.budget(config, cpus) for p in running.values()}
             while chosen := next_to_run(summary.plans, budgets, config, cpus):
@@ -292,6 +302,7 @@ def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, A
                 "content_hash": p.content_hash if p.state is State.DONE else "",
                 "rows": sum(record.rows for record in p.records),
                 "parts": {record.index: record.key for record in p.records},
+                "missing": [part.key for part in p.missing],
                 "made_here": summary.made.get(p.stage.name, (0, 0.0))[0],
             }
             for p in summary.plans

@@ -116,6 +116,17 @@ class Lease:
         )
 
 
+def holder(store: Store, output: str) -> str | None:
+    """Return who holds the lease on an output, as its ``run_id``, or None where nobody who lives does."""
+    folder = lease_folder(store, output)
+    fence = latest_fence(folder)
+    try:
+        claim = json.loads(folder.read(_claim_name(fence))) if fence else None
+    except FileNotFoundError:  # it left this moment
+        return None
+    return str(claim["run_id"]) if claim is not None and is_alive(claim) else None
+
+
 def lease_folder(store: Store, output: str) -> Folder:
     """Return the folder of an output's claims."""
     return store.root / f"leases/{output}"

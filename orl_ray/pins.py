@@ -1,15 +1,23 @@
-"""Pins: a stage's result is taken from an earlier run, by its content hash, instead of being made again.
+"""Pins: a stage's result is taken as it is, by its content hash, instead of being made again.
 
 A collection that grows would otherwise train its encoder again with every image that is added. With the encoder and
-the centroids pinned, the parts that were there keep their keys, and only new parts are embedded.
+the centroids pinned, the parts that were there keep their keys, and only new parts are embedded. Imported proposals,
+neighbours, RoIs and correspondences are pinned, too: no inputs of ours lead to them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orl_ray.config import FREEZABLE, Config
+from orl_ray.config import FREEZABLE, IMPORTABLE, Config
 from orl_ray.pipeline import collection_hash
 from orl_ray.storage import PartRecord, Store
+
+# Of the facts of an imported part: what it was read from.
+IMPORT = "import"
+# Of the same facts: the content hash of the part that it was made for. Also the name of that part's artifact.
+MADE_FOR = "scenes"
+# Of the same facts: the largest values of settings of ``mining`` that what was imported serves.
+HOLDS = "holds"
 
 
 class PinError(ValueError):
@@ -31,6 +39,27 @@ class Pin:
     key: str
     content_hash: str
     records: tuple[PartRecord, ...]
+
+    @property
+    def made_for(self) -> str:
+        """The artifact that its parts go with, part by part: ``scenes`` for what is imported, else ""."""
+        return MADE_FOR if self.stage in IMPORTABLE else ""
+
+    def check(self, records: Sequence[PartRecord]) -> None:
+        """Check that an imported result was made for exactly these parts of the scenes.
+
+        Raises:
+            PinError: it was made for others.
+        """
+        made = {record.index: record.facts[MADE_FOR] for record in self.records}
+        now = {record.index: record.content_hash for record in records}
+        if made != now:
+            either = made.keys() | now.keys()
+            differing = sum(made.get(index) != now.get(index) for index in either)
+            raise PinError(
+                f"freeze: the {self.stage} {self.content_hash} were imported for other scenes than there are now "
+                f"({differing} of {len(either)} parts differ): import the file again and freeze what that prints"
+            )
 
 
 def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
@@ -66,6 +95,12 @@ def parse_freeze(text: str) -> list[tuple[str, str]]:
     return [(name.strip(), wanted.strip()) for name, _, wanted in entries]
 
 
+def frozen_needs(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the stages that ``config.freeze`` pins -> the artifacts that they need nonetheless."""
+    stages = [FREEZABLE[name] for name, _ in parse_freeze(config.freeze)]
+    return {stage: (MADE_FOR,) if stage in IMPORTABLE else () for stage in stages}
+
+
 def grown_share(pin: Pin, images: int) -> float:
     """Return by how much the collection has grown since a pinned result was made, as a share; 0 where unknown."""
     made_from = int(pin.records[0].facts.get("images", 0)) if pin.records else 0
@@ -75,7 +110,8 @@ def grown_share(pin: Pin, images: int) -> float:
 def _find(store: Store, stage: str, wanted: str) -> Pin | None:
     for key in _keys(store, stage, wanted):
         records = store.manifest(stage, key)
-        if records:
+        # Results of our own are found by their inputs; one may well hold the same as an imported one.
+        if records and (stage not in IMPORTABLE or IMPORT in records[0].facts):
             content = collection_hash(records)
             if content.startswith(wanted):
                 return Pin(stage, key, content, tuple(records))
@@ -93,6 +129,10 @@ def _keys(store: Store, stage: str, wanted: str) -> Iterator[str]:
 
 
 def _not_found(store: Store, name: str, wanted: str) -> str:
+    if FREEZABLE[name] in IMPORTABLE:
+        if wanted:
+            return f"no imported {name} with content hash {wanted} are in {store.root}"
+        return f"no run in {store.root} has used imported {name} yet: add the hash, as the import printed it"
     if wanted:
         return f"no {name} with content hash {wanted} is in {store.root}"
     return f"no run in {store.root} has made an {name} yet: run once without freezing it"
@@ -100,6 +140,10 @@ def _not_found(store: Store, name: str, wanted: str) -> str:
 
 def _mismatch(config: Config, pin: Pin) -> str:
     facts, rows = pin.records[0].facts, pin.records[0].rows
+    for name, held in facts.get(HOLDS, {}).items():
+        wanted = getattr(config.mining, name)
+        if wanted > held:
+            return f"the frozen {pin.stage} serve mining.{name}={held:g} at most, the config has {wanted:g}"
     if pin.stage == "centroids" and rows != config.mining.shards:
         return f"the frozen centroids are of {rows} shards, mining.shards is {config.mining.shards}"
     encoder = facts.get("encoder", {})

@@ -169,8 +169,13 @@ def semantic_settings(config: Config, names: Sequence[str]) -> dict[str, Value]:
     return chosen
 
 
-def up_to(stages: Sequence[Stage], name: str) -> list[Stage]:
+def up_to(stages: Sequence[Stage], name: str, frozen: Mapping[str, Sequence[str]] | None = None) -> list[Stage]:
     """Return a stage and everything that it needs, in the same order.
+
+    Args:
+        stages: the graph.
+        name: the stage.
+        frozen: stages whose result is pinned -> the artifacts that they need nonetheless.
 
     Raises:
         ValueError: there is no stage of that name.
@@ -184,7 +189,8 @@ def up_to(stages: Sequence[Stage], name: str) -> list[Stage]:
         stage = by_name[open_names.pop()]
         if stage.name not in wanted:
             wanted.add(stage.name)
-            open_names += [*(entry.artifact for entry in stage.inputs), *stage.after]
+            needed = [*(entry.artifact for entry in stage.inputs), *stage.after]
+            open_names += (frozen or {}).get(stage.name, needed)
     return [stage for stage in stages if stage.name in wanted]
 
 
@@ -202,6 +208,17 @@ class Pinned(Protocol):
     @property
     def records(self) -> tuple[PartRecord, ...]:
         """Its parts."""
+
+    @property
+    def made_for(self) -> str:
+        """The artifact whose parts its own parts go with, part by part; "" where there is none."""
+
+    def check(self, records: Sequence[PartRecord]) -> None:
+        """Check that it goes with the parts of ``made_for`` that there are now.
+
+        Raises:
+            ValueError: it was made for others.
+        """
 
 
 def plan(
@@ -222,12 +239,15 @@ def plan(
 
     Returns:
         One plan a stage, in the same order.
+
+    Raises:
+        ValueError: a pin was made for other parts than there are.
     """
     previous = _last_known(store)
     plans: dict[str, StagePlan] = {}
     for stage in stages:
         if pins and stage.name in pins:
-            plans[stage.name] = _pinned(stage, pins[stage.name])
+            plans[stage.name] = _pinned(stage, pins[stage.name], plans)
         else:
             made = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
             plans[stage.name] = _retried(made, again) if again else made
@@ -261,13 +281,19 @@ def _last_known(store: Store) -> dict[str, Any]:
     """Return what the newest run that got as far as each stage knew of it."""
     known: dict[str, Any] = {}
     for run in store.runs():
+        if run.get("status") == "running":  # this very run, or one that was killed
+            continue
         for name, entry in run["stages"].items():
             if entry["key"] and name not in known:
                 known[name] = entry
     return known
 
 
-def _pinned(stage: Stage, pin: Pinned) -> StagePlan:
+def _pinned(stage: Stage, pin: Pinned, plans: Mapping[str, StagePlan]) -> StagePlan:
+    if pin.made_for:
+        if plans[pin.made_for].state is not State.DONE:
+            return StagePlan(stage, State.WAITS, f"frozen, needs {pin.made_for}")
+        pin.check(plans[pin.made_for].records)
     reason = f"frozen: content {pin.content_hash}"
     return StagePlan(stage, State.DONE, reason, key=pin.key, records=pin.records)
 

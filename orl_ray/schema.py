@@ -1,7 +1,8 @@
 """The Arrow schema of every artifact that is a table, with units and shapes.
 
 Boxes are ``x, y, width, height`` in pixels of the upright image, origin at the top left. Similarities are cosines.
-Vectors have unit length. Rows carry ``image_id``, never positions, and every table is sorted by it.
+Vectors have unit length. Rows carry ``image_id``, never positions, and every table is sorted by it. Each entry of
+``similarities`` and of ``proposal_index`` is null where the rows were imported from a file that has none.
 """
 
 import pyarrow as pa

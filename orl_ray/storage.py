@@ -282,6 +282,12 @@ class Store:
         """Delete a manifest, not the parts that it names; fine where there is none."""
         self.root.delete(f"{artifact}/manifests/{key}.json")
 
+    def delete_part(self, artifact: str, key: str) -> None:
+        """Delete a part, its record first; fine where there is none. Manifests that name it must be gone already."""
+        self.root.delete(_record_path(artifact, key))
+        self.root.delete_folder(f"{artifact}/{key}")
+        self.root.delete(_quarantine_path(artifact, key))
+
     def quarantine(self, artifact: str, key: str) -> pa.Table:
         """Return the images that a part left out, empty where there are none."""
         try:

@@ -1,11 +1,13 @@
 """Fixtures that every test may use."""
 
 import os
+import uuid
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from hypothesis import settings
+from object_store import object_store, reached_by
 
 # The cores are shared, so time tells nothing about one example.
 settings.register_profile("orl", deadline=None)
@@ -37,3 +39,24 @@ def finished(tmp_path_factory):
     small = SmallStore.new(tmp_path_factory.mktemp("finished") / "store")
     small.make()
     return small
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    with object_store("s3") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs_server():
+    with object_store("gs") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server):
+    """Return an empty folder in a new bucket on S3."""
+    from orl_ray.folders import Folder
+
+    with reached_by(s3_server.environment()):
+        yield Folder(s3_server.create_bucket(f"bucket-{uuid.uuid4().hex[:12]}")) / "some/folder"

@@ -32,15 +32,17 @@ from orl_ray.mining.stages import (
     search_part,
 )
 from orl_ray.part_runner import PartWorker, WorkerContext, prepare_nothing
-from orl_ray.pipeline import State, plan
+from orl_ray.pins import resolve_pins
+from orl_ray.pipeline import PartPlan, State, plan
 from orl_ray.proposals.stages import filter_part, propose_part
 from orl_ray.report.stages import make_report
 from orl_ray.scenes.listing import write_listing
 from orl_ray.scenes.near_duplicate_stage import write_groups
 from orl_ray.scenes.packing import pack_part
+from orl_ray.scenes.sources import source_folders
 from orl_ray.scenes.stages import describe_part
 from orl_ray.settings import load
-from orl_ray.storage import Store
+from orl_ray.storage import TABLE, Store, parquet_bytes
 
 PROCESSES = {
     "packed_scenes": (pack_part, prepare_nothing),
@@ -90,10 +92,18 @@ class LocalActor:
 
 @contextlib.contextmanager
 def stand_in_for_ray():
-    """Let ``import ray`` give something whose futures are their own results."""
-    local = types.SimpleNamespace(put=lambda value: value, get=lambda value: value)
-    with mock.patch.dict(sys.modules, {"ray": local}):
+    """Let ``import ray`` give something whose futures are their own results.
+
+    Other modules that are imported meanwhile stay: extension modules do not survive being dropped.
+    """
+    before = sys.modules.get("ray")
+    sys.modules["ray"] = types.SimpleNamespace(put=lambda value: value, get=lambda value: value)
+    try:
         yield
+    finally:
+        del sys.modules["ray"]
+        if before is not None:
+            sys.modules["ray"] = before
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,8 @@ class SmallStore:
         return SmallStore(replace(self.config, **changed), self.store)
 
     def plan(self, name):
-        return next(p for p in plan(self.config, main_job(), self.store) if p.stage.name == name)
+        pins = resolve_pins(self.config, self.store)
+        return next(p for p in plan(self.config, main_job(), self.store, pins) if p.stage.name == name)
 
     def records(self, name):
         return list(self.plan(name).records)
@@ -150,6 +161,25 @@ class SmallStore:
                 make_stage(self.config, self.store, stage_plan)
                 made.append(name)
         return made
+
+
+def image_files(small, split="train"):
+    """Return the folder of a split's image files."""
+    return source_folders(small.config, small.store, split)[0].images.local
+
+
+def lose_source(small):
+    """Delete all image files of a source and its COCO JSON, as a user may who needs the room."""
+    shutil.rmtree(image_files(small).parent)
+
+
+def part_without_images(small):
+    """Write a part of scenes whose every image is in quarantine; return its key."""
+    packed = small.tables("packed_scenes")[0].slice(0, 0)
+    written = small.store.write_part("packed_scenes", "none-packed", 0, {TABLE: parquet_bytes(packed)}, rows=0)
+    context, part = WorkerContext(small.config, small.store, {}), PartPlan(0, "none", {"packed_scenes": written.key})
+    output = describe_part(context, None, part)
+    return small.store.write_part("scenes", "none", 0, output.files, rows=0, facts=output.facts).key
 
 
 def make_stage(config, store, stage_plan):

@@ -127,7 +127,7 @@ class TestRunning:
         self, capsys, finished, tmp_path, monkeypatch
     ):
         small = finished.copy(tmp_path / "copy")
-        monkeypatch.setattr("orl_ray.cli.load", lambda *_: small.config)
+        monkeypatch.setattr("orl_ray.cli.config_of", lambda *_: small.config)
         assert full_pipeline([]) == 0
         text = capsys.readouterr().out
         assert "nothing was missing, Ray was not started" in text

@@ -1,11 +1,20 @@
 """Running a plan: what an error or an interrupt does to what is under way."""
 
+import contextlib
+import dataclasses
+import io
 import threading
 import time
 
 import pytest
 
-from orl_ray.execution import _stage_threads
+from orl_ray import execution
+from orl_ray.config import Config
+from orl_ray.execution import _stage_threads, execute
+from orl_ray.occupancy import StoreBusyError, alone
+from orl_ray.pipeline import Input, Stage
+from orl_ray.progress import Console
+from orl_ray.storage import Store
 
 
 def test_an_interrupt_ends_what_stages_wait_for_instead_of_waiting_for_them(monkeypatch):
@@ -30,3 +39,70 @@ def test_without_an_error_stages_are_waited_for():
     with _stage_threads(1) as pool:
         pool.submit(lambda: done.append(time.sleep(0.1)))
     assert len(done) == 1
+
+
+class TestRunRecords:
+    """What a run leaves at every moment, so that nothing that it made or is about to make is taken for garbage."""
+
+    @pytest.fixture
+    def store(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(execution, "ray_session", lambda *_: contextlib.nullcontext(2))
+        made = Store(tmp_path / "store")
+        made.prepare()
+        return made
+
+    def stages(self, seen, error=None):
+        def first(run):
+            records = [run.store.write_part("first", f"{run.plan.key}-{i}", i, {}, rows=3) for i in range(2)]
+            run.store.write_manifest("first", run.plan.key, records)
+
+        def second(run):
+            seen.append(next(run.store.runs()))
+            if error:
+                raise error
+            for part in run.plan.missing:
+                run.store.write_part("second", part.key, part.index, {}, rows=3)
+
+        return [
+            Stage("first", "first", 1, (), (), first, scope="collection"),
+            Stage("second", "second", 1, (Input("first"),), (), second),
+        ]
+
+    def test_a_run_that_is_killed_has_named_what_is_there_and_what_was_to_come(self, store):
+        seen = []
+        summary = execute(Config(), self.stages(seen), store, Console(io.StringIO()))
+        (during,) = seen
+        assert (during["run_id"], during["status"]) == (summary.run_id, "running")
+        first, second = during["stages"]["first"], during["stages"]["second"]
+        assert set(first["parts"].values()) == store.present("first")
+        assert (second["state"], second["parts"]) == ("run", {})
+        assert set(second["missing"]) == store.present("second")
+
+    def test_the_record_ends_as_finished_and_nobody_is_left_at_the_store(self, store):
+        execute(Config(), self.stages([]), store, Console(io.StringIO()))
+        (run,) = store.runs()
+        assert run["status"] == "finished"
+        assert run["stages"]["second"]["missing"] == []
+        with alone(store, "gc", 30):
+            pass
+
+    def test_a_failed_run_keeps_its_record(self, store):
+        with pytest.raises(RuntimeError, match="broken"):
+            execute(Config(), self.stages([], RuntimeError("broken")), store, Console(io.StringIO()))
+        (run,) = store.runs()
+        assert run["status"] == "failed"
+        assert run["stages"]["first"]["state"] == "done"
+
+    def test_a_store_that_is_being_cleaned_starts_nothing(self, store):
+        seen = []
+        with alone(store, "gc", 30), pytest.raises(StoreBusyError, match="is being cleaned by gc"):
+            execute(Config(), self.stages(seen), store, Console(io.StringIO()))
+        assert (seen, list(store.runs())) == ([], [])
+
+    def test_reasons_compare_with_the_last_run_that_ended(self, store):
+        execute(Config(), self.stages([]), store, Console(io.StringIO()))
+        newer = self.stages([])
+        newer[1] = dataclasses.replace(newer[1], version=2)
+        told = io.StringIO()
+        execute(Config(), newer, store, Console(told))
+        assert "stage version 1 -> 2" in told.getvalue()

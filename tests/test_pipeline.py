@@ -133,7 +133,7 @@ def naming(setting, stages=MAIN):
 
 def shaped_by(setting):
     """Return the stages whose keys a setting enters: by name, or as what the embedded scenes are."""
-    return naming(setting) | ({"scenes"} if setting in ("seed", "generated.side") else set())
+    return naming(setting) | ({"packed_scenes"} if setting in ("seed", "generated.side") else set())
 
 
 def followers(names, stages=MAIN):
@@ -182,17 +182,17 @@ class TestKeysOfTheMainJob:
         assert {entry.artifact for entry in stage.inputs} | set(stage.after) <= set(earlier)
         assert stage.scope == "collection" or any(entry.scope == "part" for entry in stage.inputs)
 
-    def test_where_images_lie_is_part_of_what_is_listed_and_ingested(self, tmp_path):
+    def test_where_images_lie_is_part_of_what_is_listed_and_packed(self, tmp_path):
         values = {"source.kind": "folder", "source.images": str(tmp_path)}
         changed = changed_keys(values, by_place)
-        assert changed == {"listing", "scenes", "evaluation", "report"}  # without labels, evaluation is skipped
+        assert changed == {"listing", "packed_scenes", "evaluation", "report"}  # without labels, evaluation is skipped
 
-    def test_generated_scenes_are_ingested_again_for_another_seed_or_size(self):
+    def test_generated_scenes_are_packed_again_for_another_seed_or_size(self):
         # Their ids and paths stay the same, so the listing's content does not tell.
         for setting in ("seed", "generated.side"):
-            assert "scenes" in changed_keys({setting: other(setting)}, by_place)
+            assert "packed_scenes" in changed_keys({setting: other(setting)}, by_place)
 
-    def test_the_content_of_the_annotations_is_part_of_what_is_listed_and_scored(self, tmp_path):
+    def test_the_content_of_the_annotations_is_part_of_what_is_scored_and_no_reason_to_list_again(self, tmp_path):
         file = tmp_path / "instances.json"
         values = {"source.kind": "coco", "source.images": str(tmp_path), "source.annotations": str(file)}
         config, keys = build(values), []
@@ -200,7 +200,7 @@ class TestKeysOfTheMainJob:
             file.write_text(text)
             plans, _ = run_all(config, MAIN, MemoryStore(), content=by_place)
             keys.append({name: p.key for name, p in plans.items()})
-        assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"listing", "evaluation"}
+        assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"evaluation"}
 
 
 def no_work(_run):
@@ -448,7 +448,7 @@ class TestNextToRun:
 
     def test_a_training_with_cpus_of_its_own_leaves_room_for_proposals(self):
         config, store = settings_of(execution__train_cpus=2), MemoryStore()
-        run_all(config, MAIN[:2], store)
+        run_all(config, MAIN[:4], store)  # as far as the scenes and their near-duplicates
         plans = plan(config, MAIN, store)
         assert next_to_run(plans, {}, config, 8).stage.name == "proposals"
         assert next_to_run(plans, {"proposals": 8}, config, 8) is None

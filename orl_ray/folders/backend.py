@@ -60,5 +60,11 @@ class Backend(Protocol):
     def files(self, prefix: str) -> Iterator[FileInfo]:
         """Yield all files below a folder, by rising path in code point order, in bounded memory."""
 
+    def half_written(self, prefix: str) -> Iterator[str]:
+        """Yield what writers that were killed left below a folder, or what others are writing now, by any name."""
+
+    def delete_half_written(self, prefix: str, remains: str) -> None:
+        """Delete one of :meth:`half_written`; fine where it is gone."""
+
     def exists(self, name: str) -> bool:
         """Tell whether there is a file of this name, or a folder that is not empty."""

@@ -111,6 +111,18 @@ class Folder:
         for info in self._backend.files(self._name(path)):
             yield FileInfo(prefix + info.path, info.bytes, info.stamp)
 
+    def half_written(self, path: str = "") -> Iterator[str]:
+        """Yield what killed writers left below; what is being written now looks the same.
+
+        Returns:
+            Names for :meth:`delete_half_written`. Google Cloud Storage shows none, and drops them after a week.
+        """
+        return self._backend.half_written(self._name(path))
+
+    def delete_half_written(self, remains: str) -> None:
+        """Delete one of :meth:`half_written`; fine where it is gone."""
+        self._backend.delete_half_written(self._name(""), remains)
+
     def exists(self, path: str = "") -> bool:
         """Tell whether there is such a file, or a folder that is not empty."""
         return self._backend.exists(self._name(path))

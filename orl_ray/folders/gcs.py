@@ -111,6 +111,13 @@ class GcsBackend:
                 if not blob.name.endswith("/"):  # the marker of an empty folder
                     yield FileInfo(blob.name[start:], int(blob.size), str(blob.generation))
 
+    def half_written(self, _prefix: str) -> Iterator[str]:
+        """Yield nothing: resumable uploads that do not end show nowhere, and expire after a week."""
+        return iter(())
+
+    def delete_half_written(self, prefix: str, remains: str) -> None:
+        """Delete nothing: see :meth:`half_written`."""
+
     def exists(self, name: str) -> bool:
         """Tell whether there is an object of this name, or one below it."""
         if name and self._call(lambda: self._blob(name).exists(timeout=request_timeout(), retry=None), name):

@@ -65,6 +65,15 @@ class LocalBackend:
         """Walk a folder, one folder's entries in memory at a time; links to folders are not followed."""
         yield from _walk(prefix, "")
 
+    def half_written(self, prefix: str) -> Iterator[str]:
+        """Yield the paths of temporary neighbours below a folder."""
+        for folder, _, names in os.walk(prefix):
+            yield from (f"{folder}/{name}" for name in names if _is_temporary(name))
+
+    def delete_half_written(self, _prefix: str, remains: str) -> None:
+        """Delete a temporary neighbour."""
+        Path(remains).unlink(missing_ok=True)
+
     def exists(self, name: str) -> bool:
         """Tell whether there is a file, or a folder with something in it."""
         path = Path(name)

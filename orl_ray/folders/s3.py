@@ -120,6 +120,24 @@ class S3Backend:
                 if not entry["Key"].endswith("/"):  # the marker of an empty folder
                     yield FileInfo(entry["Key"][start:], int(entry["Size"]), str(entry["ETag"]).strip('"'))
 
+    def half_written(self, prefix: str) -> Iterator[str]:
+        """Yield ``key upload-id`` of uploads in parts that are not complete; their parts cost money and show nowhere."""
+        marker: dict[str, str] = {}
+        while True:
+            options = {"Bucket": self.bucket, "Prefix": _folder_prefix(prefix), **marker}
+            page = self._call(lambda options=options: _client().list_multipart_uploads(**options), prefix)  # type: ignore[misc]
+            yield from (f"{upload['Key']} {upload['UploadId']}" for upload in page.get("Uploads", []))
+            if not page.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def delete_half_written(self, prefix: str, remains: str) -> None:
+        """Abort an upload in parts."""
+        key, _, upload = remains.rpartition(" ")
+        abort = functools.partial(_client().abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload)
+        with contextlib.suppress(FileNotFoundError):
+            self._call(abort, prefix)
+
     def exists(self, name: str) -> bool:
         """Tell whether there is an object of this name, or one below it."""
         try:

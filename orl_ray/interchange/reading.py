@@ -2,12 +2,13 @@
 
 The files hold columns, and give images by position. Here each row gets the id of its image, and positions of
 neighbours become ids. Memory is bounded by one image's row and, for k-NN and correspondences, the list of all ids, 8
-bytes each. A file is read once for each of its columns.
+bytes each. A file is read once for each of its columns, up to where that ends.
 
 ====================  ==================================================================================================
 file                  layout
 ====================  ==================================================================================================
-proposals             ``{"bbox": [image][box][x, y, w, h]}``; image i is the i-th of a COCO JSON
+proposals             ``{"bbox": [image][box][x, y, w, h]}``; image i is the i-th of a COCO JSON, unless ``images``, as
+                      in the other files, stands before it (our own exports)
 k-NN                  ``{"info": {"knn_image_num"}, "images": {"file_name": [], "id": []},``
                       ``"pseudo_annotations": {"image_id": [], "knn_image_id": [image][k]}}``; neighbours are positions
 correspondences       as k-NN, more ``info``, and ``"bbox": [image][RoI][x, y, w, h]``,
@@ -64,7 +65,7 @@ def read_proposals(files: Sequence[JsonFile], orders: Sequence[JsonFile]) -> Ite
     Args:
         files: the files; several, as for COCO+, stand for one list in this order.
         orders: COCO JSONs, in the order of whose ``images`` the boxes stand. As many as there are files, or all of
-            them for one file.
+            them for one file; none where the files name their images themselves (:func:`names_images`).
 
     Yields:
         (image id, (n, 4) int32 xywh boxes in the order of the file); n may be 0. A single box that stands without its
@@ -72,18 +73,26 @@ def read_proposals(files: Sequence[JsonFile], orders: Sequence[JsonFile]) -> Ite
 
     Raises:
         ValueError: files and orders differ in number, or in the number of their images; a row is no list of boxes, an
-            image of the COCO JSON has no id; or a file is missing or broken.
+            image has no id; or a file is missing or broken.
     """
-    if len(files) not in (1, len(orders)):
+    if orders and len(files) not in (1, len(orders)):
         raise ValueError(f"{len(files)} files of proposals need as many COCO JSONs for their order, not {len(orders)}")
-    groups = [(file, [order]) for file, order in zip(files, orders, strict=False)] if len(files) > 1 else []
-    for file, own in groups or [(files[0], list(orders))]:
-        columns = {
-            f"boxes in {file}": _column(file, "bbox", _PROPOSALS),
-            f"images in {', '.join(map(str, own))}": chain.from_iterable(_coco_ids(order) for order in own),
-        }
+    for number, file in enumerate(files):
+        own = orders if len(files) == 1 else orders[number : number + 1]
+        ids = chain.from_iterable(map(coco_ids, own)) if own else _ids(file, "images.id")
+        names = ", ".join(map(str, own)) or "its own list"
+        columns = {f"boxes in {file}": _column(file, "bbox", _PROPOSALS), f"images in {names}": ids}
         for position, (value, image_id) in enumerate(_aligned(columns)):
             yield image_id, _boxes(value, 4, f"{file}: bbox[{position}]")
+
+
+def names_images(file: JsonFile) -> bool:
+    """Tell whether a file of proposals names its images itself, which stands at its very start.
+
+    Raises:
+        ValueError: the file is missing or is no JSON object.
+    """
+    return file.first_name() == "images"
 
 
 def read_neighbors(file: JsonFile) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -161,20 +170,24 @@ def declared(file: JsonFile, name: str) -> float | None:
     return value
 
 
+def coco_ids(order: JsonFile) -> Iterator[int]:
+    """Stream the image ids of a COCO JSON in the order of its ``images``.
+
+    Raises:
+        ValueError: an image has no id; or the file is missing or broken.
+    """
+    for _, position, row in order.lists("images"):
+        image_id: Any = row.get("id") if isinstance(row, dict) else None
+        if not is_id(image_id):
+            raise ValueError(f"{order}: images[{position}] has no integer 'id' in [0, 2**63)")
+        yield image_id
+
+
 def _image_ids(file: JsonFile, kind: str) -> NDArray[np.int64]:
     """Return the ids of a file's images, by position."""
-    lists: dict[str, list[NDArray[np.int64]]] = {"images.id": [], "pseudo_annotations.image_id": []}
-    chunk: list[int] = []
-    key = ""
-    for name, position, value in file.lists(*lists, kind=kind):
-        if not is_id(value):
-            raise ValueError(f"{file}: {name}[{position}] is {str(value)[:40]}, no integer in [0, 2**63)")
-        if name != key or len(chunk) == 2**16:
-            lists.setdefault(key, []).append(np.array(chunk, np.int64))
-            key, chunk = name, []
-        chunk.append(value)
-    lists.setdefault(key, []).append(np.array(chunk, np.int64))
-    ids, again = (np.concatenate([np.empty(0, np.int64), *lists[name]]) for name in list(lists)[:2])
+    ids, again = (
+        np.fromiter(_ids(file, name, kind), np.int64) for name in ("images.id", "pseudo_annotations.image_id")
+    )
     if not np.array_equal(ids, again):
         raise ValueError(f"{file}: images.id and pseudo_annotations.image_id differ ({len(ids)} and {len(again)} ids)")
     unique, counts = np.unique(ids, return_counts=True)
@@ -183,12 +196,11 @@ def _image_ids(file: JsonFile, kind: str) -> NDArray[np.int64]:
     return ids
 
 
-def _coco_ids(order: JsonFile) -> Iterator[int]:
-    for _, position, row in order.lists("images"):
-        image_id = row.get("id") if isinstance(row, dict) else None
-        if not is_id(image_id):
-            raise ValueError(f"{order}: images[{position}] has no integer 'id' in [0, 2**63)")
-        yield image_id
+def _ids(file: JsonFile, name: str, kind: str = _PROPOSALS) -> Iterator[int]:
+    for position, value in enumerate(_column(file, name, kind)):
+        if not is_id(value):
+            raise ValueError(f"{file}: {name}[{position}] is {str(value)[:40]}, no integer in [0, 2**63)")
+        yield value
 
 
 def _column(file: JsonFile, name: str, kind: str) -> Iterator[Any]:
@@ -212,9 +224,7 @@ def _aligned(columns: Mapping[str, Iterator[Any]], where: str = "", hint: str = 
 
 def _boxes(value: Any, width: int, where: str) -> Boxes:
     """Read a list of boxes, or of pairs of boxes: (n, width) int32."""
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: no list of boxes")
-    if not value:
+    if value == []:
         return np.empty((0, width), np.int32)
     try:
         numbers = np.array(value)

@@ -35,12 +35,14 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     parts = {name: _by_index(store, name, key) for name, key in manifests.items()}
-    paired = _paired_images(store, parts["correspondences"].values()) if "rois" in parts else None
+    paired = paired_images(store, parts["correspondences"].values()) if "rois" in parts else None
     with TrainingSetWriter(folder, config.source.max_pixels) as writer:
         for index in sorted(parts["scenes"]):
             pack = packed_part(store, parts["scenes"][index].key)
             if paired is not None:
-                objects = _objects(store, parts["rois"][index], parts["correspondences"][index], config.mining, paired)
+                objects = objects_of(
+                    store, parts["rois"][index], parts["correspondences"][index], config.mining, paired
+                )
                 for row, data in read_pack(store, pack, objects.keys()):
                     writer.add(row["image_id"], data, *objects[row["image_id"]])
             else:
@@ -52,7 +54,7 @@ def _by_index(store: Store, artifact: str, manifest: str) -> dict[int, PartRecor
     return {record.index: record for record in store.manifest(artifact, manifest) or []}
 
 
-def _paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArray[np.int64]:
+def paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArray[np.int64]:
     """Return, sorted, the ids of the images on either side of a pair: those whose RoIs were embedded, 8 bytes each."""
     columns = [np.empty(0, np.int64)]
     for record in correspondences:
@@ -61,10 +63,21 @@ def _paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArr
     return np.unique(np.concatenate(columns))
 
 
-def _objects(
+def objects_of(
     store: Store, rois: PartRecord, correspondences: PartRecord, mining: Mining, paired: NDArray[np.int64]
 ) -> dict[int, tuple[NDArray[np.int32], Neighbours]]:
-    """Return the RoIs and the selected neighbours of each image of a part."""
+    """Return the RoIs and the selected neighbours of each image of a part, by rising id.
+
+    Args:
+        store: the store.
+        rois: a part of the RoIs.
+        correspondences: the same part of the correspondences.
+        mining: its ``k`` and ``pair_ratio`` select.
+        paired: from :func:`paired_images`; other images are left out.
+
+    Returns:
+        Image id -> (n, 4) int32 xywh RoIs, and (neighbour id, (m, 4) boxes, (m, 4) boxes of the neighbour) by rank.
+    """
     roi_table = store.read_table("rois", rois.key)
     neighbours: dict[int, list[tuple[int, NDArray[np.int32], NDArray[np.int32]]]] = {}
     table = store.read_table("correspondences", correspondences.key)

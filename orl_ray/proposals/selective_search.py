@@ -16,10 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from orl_ray.scenes.decode import shrink_longer
+
 Mode = Literal["fast", "quality"]
 
 
-def propose(image: NDArray[np.uint8], mode: Mode) -> NDArray[np.int32]:
+def propose(image: NDArray[np.uint8], mode: Mode, max_side: int = 0) -> NDArray[np.int32]:
     """Propose boxes for one image.
 
     Every segment of OpenCV's first segmentation gives a box, so there is at least one: an image of one colour, or of
@@ -29,6 +31,8 @@ def propose(image: NDArray[np.uint8], mode: Mode) -> NDArray[np.int32]:
     Args:
         image: (H, W, 3) RGB uint8, H and W at least 1.
         mode: ``fast`` (12 hierarchies, what ORL uses) or ``quality`` (80 hierarchies, about 4 times slower).
+        max_side: if above 0, an image with a longer side is searched at this one, and the boxes are scaled back: time
+            grows faster than the number of pixels.
 
     Returns:
         (n, 4) int32 xywh boxes in pixels, n >= 1, without duplicates, sorted by x, then y, then width, then height.
@@ -38,6 +42,9 @@ def propose(image: NDArray[np.uint8], mode: Mode) -> NDArray[np.int32]:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"selective search takes a non-empty (H, W, 3) uint8 image, not {image.shape} {image.dtype}")
+    if 0 < max_side < max(image.shape[:2]):
+        small = shrink_longer(image, max_side)
+        return _scaled(propose(small, mode), small.shape, image.shape)
     cv2.setNumThreads(1)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))
@@ -48,6 +55,13 @@ def propose(image: NDArray[np.uint8], mode: Mode) -> NDArray[np.int32]:
     else:
         raise ValueError(f"unknown selective search mode {mode!r}: use 'fast' or 'quality'")
     return np.unique(np.asarray(search.process(), dtype=np.int32), axis=0)
+
+
+def _scaled(boxes: NDArray[np.int32], size: tuple[int, ...], to_size: tuple[int, ...]) -> NDArray[np.int32]:
+    """Scale boxes from an image of one (height, width) to another; edges are rounded, so that neighbours still meet."""
+    scale = np.array([to_size[1] / size[1], to_size[0] / size[0]])
+    first, last = np.rint(boxes[:, :2] * scale), np.rint((boxes[:, :2] + boxes[:, 2:]) * scale)
+    return np.unique(np.concatenate([first, last - first], axis=1).astype(np.int32), axis=0)
 
 
 def environment() -> dict[str, str]:

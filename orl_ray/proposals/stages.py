@@ -19,12 +19,12 @@ from orl_ray.storage import TABLE, parquet_bytes
 
 def propose_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
     """Propose boxes for every image of a part."""
-    mode, seed = cast("Mode", context.config.proposals.mode), context.config.seed
+    settings, seed = context.config.proposals, context.config.seed
     ids, boxes = [], []
     images = decoded_scenes(context.store, part.inputs["scenes"], context.config.source.max_pixels)
     for image_id, image in images:
         ids.append(image_id)
-        boxes.append(rank(propose(image, mode), seed, image_id))
+        boxes.append(rank(propose(image, cast("Mode", settings.mode), settings.max_side), seed, image_id))
     levels = pa.nulls(len(ids), schema.PROPOSALS.field("levels").type)
     table = pa.table([pa.array(ids, pa.int64()), box_list_column(boxes), levels], schema=schema.PROPOSALS)
     facts = {"boxes": sum(map(len, boxes))}

@@ -25,12 +25,12 @@ PATCH_SIDE, PATCH_COLUMNS = 128, 3
 TEXT, SMALL = 20, 17
 
 
-def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, float]]) -> bytes:
+def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, float | None]]) -> bytes:
     """Draw a photograph and its nearest neighbours, in rows of equal height.
 
     Args:
         query: (H, W, 3) uint8 RGB.
-        neighbours: (photograph, similarity) by falling similarity, at least one.
+        neighbours: (photograph, similarity) by falling similarity, at least one; None where it is not known.
 
     Returns:
         A JPEG file.
@@ -41,7 +41,8 @@ def neighbor_strip(query: Photograph, neighbours: Sequence[tuple[Photograph, flo
     if not neighbours:
         raise ValueError("neighbour strip: no neighbour to show")
     photographs = [_image(query), *(_image(photograph) for photograph, _ in neighbours)]
-    captions = ["query", *(f"{rank}  ·  {similarity:.3f}" for rank, (_, similarity) in enumerate(neighbours, 1))]
+    scores = [_score(similarity) for _, similarity in neighbours]
+    captions = ["query", *(f"{rank}  ·  {score}" if score else str(rank) for rank, score in enumerate(scores, 1))]
     return _strip(photographs, captions, framed=0)
 
 
@@ -83,13 +84,13 @@ def _strip(photographs: Sequence[Image.Image], captions: Sequence[str], framed: 
     return _jpeg(canvas)
 
 
-def pair_picture(image_a: Photograph, image_b: Photograph, pairs: Sequence[tuple[Box, Box, float]]) -> bytes:
+def pair_picture(image_a: Photograph, image_b: Photograph, pairs: Sequence[tuple[Box, Box, float | None]]) -> bytes:
     """Draw two photographs side by side and join their matched RoIs across them.
 
     Args:
         image_a: (H, W, 3) uint8 RGB, the query image.
         image_b: (H', W', 3) uint8 RGB, the neighbour.
-        pairs: (box in a, box in b, similarity), boxes xywh in pixels of their photographs, at least one pair.
+        pairs: (box in a, box in b, similarity or None), boxes xywh in pixels of their photographs, at least one pair.
 
     Returns:
         A JPEG file.
@@ -126,12 +127,12 @@ def pair_picture(image_a: Photograph, image_b: Photograph, pairs: Sequence[tuple
     return _jpeg(canvas)
 
 
-def patch_pairs(pairs: Sequence[tuple[Photograph, Photograph, float]]) -> bytes:
+def patch_pairs(pairs: Sequence[tuple[Photograph, Photograph, float | None]]) -> bytes:
     """Draw matched crops beside each other, with their similarity.
 
     Args:
-        pairs: (crop of the query, crop of the neighbour, similarity), at least one; crops are (h, w, 3) uint8 RGB of
-            any size.
+        pairs: (crop of the query, crop of the neighbour, similarity or None), at least one; crops are (h, w, 3) uint8
+            RGB of any size.
 
     Returns:
         A JPEG file.
@@ -156,7 +157,7 @@ def patch_pairs(pairs: Sequence[tuple[Photograph, Photograph, float]]) -> bytes:
             canvas.paste(square, (x + side * (PATCH_SIDE + 4), y))
         _badge(draw, (x + 17, y + 17), number)
         middle = x + PATCH_SIDE + 2
-        draw.text((middle, y + PATCH_SIDE + 6), f"{similarity:.3f}", font=_font(TEXT), fill=INK, anchor="ma")
+        draw.text((middle, y + PATCH_SIDE + 6), _score(similarity), font=_font(TEXT), fill=INK, anchor="ma")
     return _jpeg(canvas)
 
 
@@ -189,12 +190,16 @@ def _free_spot(box: Box, taken: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return start, y
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, similarities: Sequence[float], top: int) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, similarities: Sequence[float | None], top: int) -> None:
     for number, similarity in enumerate(similarities):
         row, column = divmod(number, LEGEND_COLUMNS)
         x, y = MARGIN + 14 + column * 146, top + 14 + row * (TEXT + 14)
         _badge(draw, (x, y), number)
-        draw.text((x + 24, y), f"{similarity:.3f}", font=_font(TEXT), fill=INK, anchor="lm")
+        draw.text((x + 24, y), _score(similarity), font=_font(TEXT), fill=INK, anchor="lm")
+
+
+def _score(similarity: float | None) -> str:
+    return "" if similarity is None else f"{similarity:.3f}"
 
 
 def _badge(draw: ImageDraw.ImageDraw, centre: tuple[int, int], number: int) -> None:

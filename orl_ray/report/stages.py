@@ -18,6 +18,7 @@ from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.matching import pair_count
+from orl_ray.pins import IMPORT
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.report.galleries import group_strip, neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.near_duplicate_section import drawn_groups, summarise
@@ -108,7 +109,8 @@ def draw_galleries(
         name = f"neighbours-{image_id}.jpg"
         near = list(zip(ids, similarities, strict=True))[:_NEIGHBOURS_SHOWN]
         files[name] = neighbor_strip(image, [(photographs.read(i), similarity) for i, similarity in near])
-        caption = f"{photographs.path(image_id)} and its nearest images, with cosine similarities."
+        score = "" if None in similarities else ", with cosine similarities"
+        caption = f"{photographs.path(image_id)} and its nearest images{score}."
         neighbours.append(Picture(name, caption, f"Image {image_id} beside its {len(near)} nearest images."))
         for neighbor, found in paired[image_id]:
             other, name = photographs.read(neighbor), f"pairs-{image_id}-{neighbor}.jpg"
@@ -117,9 +119,10 @@ def draw_galleries(
             pairs.append(Picture(name, caption, f"{len(found)} paired regions of images {image_id} and {neighbor}."))
             patches += [(_cut(image, a), _cut(other, b), similarity) for a, b, similarity in found]
     if patches:
-        best = sorted(patches, key=lambda patch: -patch[2])[:_PATCHES_SHOWN]
+        best = sorted(patches, key=lambda patch: -(patch[2] or 0.0))[:_PATCHES_SHOWN]  # imported ones have none
         files["patches.jpg"] = patch_pairs(best)
-        caption = "The most similar pairs of the images above: query region, neighbour region, cosine similarity."
+        score = "" if None in [similarity for *_, similarity in best] else ", cosine similarity"
+        caption = f"The most similar pairs of the images above: query region, neighbour region{score}."
         pairs.append(Picture("patches.jpg", caption, f"{len(best)} pairs of regions, cut out and side by side."))
     return neighbours, pairs
 
@@ -164,10 +167,10 @@ class _Photographs:
 
 def _gallery_images(
     config: Config, store: Store, records: Iterable[PartRecord]
-) -> dict[int, tuple[int, list[int], list[float]]]:
+) -> dict[int, tuple[int, list[int], list[float | None]]]:
     """Draw images: id -> (part, neighbour ids, similarities). Memory is bounded by a part and the gallery."""
     key = draws.stream(config.seed, "report", "gallery")
-    kept: list[tuple[float, int, int, list[int], list[float]]] = []
+    kept: list[tuple[float, int, int, list[int], list[float | None]]] = []
     for record in records:
         table = store.read_table("neighbors", record.key)
         drawn = draws.uniform(key, table["image_id"].to_numpy(), 1)[:, 0]
@@ -183,7 +186,7 @@ def _gallery_images(
 
 def _pairs_of(
     store: Store, records: Iterable[PartRecord], part: int, image_id: int, config: Config
-) -> list[tuple[int, list[tuple[NDArray[np.int32], NDArray[np.int32], float]]]]:
+) -> list[tuple[int, list[tuple[NDArray[np.int32], NDArray[np.int32], float | None]]]]:
     """Return (neighbour, [(box, neighbour's box, similarity)]) of one image, nearest neighbour first."""
     record = next(record for record in records if record.index == part)
     table = store.read_table("correspondences", record.key)
@@ -215,6 +218,8 @@ def _stage_row(config: Config, name: str, parts: list[PartRecord]) -> StageRow:
     seconds = sum(record.seconds for record in parts)
     quarantined = sum(record.quarantined for record in parts)
     note = f"{len(parts)} parts" if len(parts) > 1 else ""
+    if parts and IMPORT in parts[0].facts:
+        note = f"{note}, imported".lstrip(", ")
     if quarantined:
         note = f"{note}, {quarantined} quarantined".lstrip(", ")
     if name == "evaluation" and not parts:

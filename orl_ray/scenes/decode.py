@@ -136,6 +136,23 @@ def resize_shorter(image: NDArray[np.uint8], shorter: int) -> NDArray[np.uint8]:
     return _resize(image, int(shorter * width / height), shorter)
 
 
+def shrink_longer(image: NDArray[np.uint8], longer: int) -> NDArray[np.uint8]:
+    """Resize the longer side down to ``longer`` pixels, antialiased bilinear; a smaller image is returned as it is.
+
+    Args:
+        image: (H, W, 3) uint8.
+        longer: most pixels of the longer side.
+
+    Returns:
+        (H', W', 3) uint8, sides rounded, at least 1.
+    """
+    height, width = image.shape[:2]
+    scale = longer / max(height, width)
+    if scale >= 1:
+        return image
+    return _resize(image, max(1, round(scale * width)), max(1, round(scale * height)))
+
+
 def center_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Cut the central square out, with torchvision's rounding; where the image is smaller it is padded with black.
 

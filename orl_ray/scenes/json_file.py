@@ -5,7 +5,9 @@ event parser that takes what ``json`` takes (NaN too), serves several lists in o
 """
 
 import codecs
+import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orl_ray.folders import Folder
-from orl_ray.storage import digest, digest_file
+from orl_ray.storage import digest_file
 
 CHUNK_BYTES = 2**20
 # A longer element is no row of a list of images or annotations.
@@ -83,6 +85,25 @@ class JsonFile:
         Raises:
             ValueError: there is no such file, or it is no JSON object.
         """
+        with self._members() as window:
+            for key in window.members():
+                if key == name:
+                    return window.value()
+                window.skip()
+        return None
+
+    def first_name(self) -> str:
+        """Return the name of the first member of the top level, "" where there is none.
+
+        Raises:
+            ValueError: there is no such file, or it is no JSON object.
+        """
+        with self._members() as window:
+            return next(window.members(), "")
+
+    @contextlib.contextmanager
+    def _members(self) -> Iterator["_Window"]:
+        """Open the file at its top level, which must be an object."""
         try:
             stream = self.folder.open(self.name)
         except FileNotFoundError as error:
@@ -91,11 +112,7 @@ class JsonFile:
             window = _Window(stream, str(self), CHUNK_BYTES)
             if window.next() != "{":
                 raise ValueError(f"{self}: its top level is not an object")
-            for key in window.members():
-                if key == name:
-                    return window.value()
-                window.skip()
-        return None
+            yield window
 
     def fingerprint(self) -> str:
         """Hash what it holds. A remote file is read once a process, so that planning stays quick."""
@@ -258,4 +275,8 @@ class _Window:
 
 @functools.cache
 def _remote_digest(file: JsonFile) -> str:
-    return digest(file.folder.read(file.name))
+    content = hashlib.blake2b(digest_size=16)  # as of digest_file; the file may be larger than memory
+    with file.folder.open(file.name) as stream:
+        while data := stream.read(CHUNK_BYTES):
+            content.update(data)
+    return content.hexdigest()

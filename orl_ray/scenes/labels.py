@@ -17,6 +17,10 @@ from orl_ray.storage import Store
 # A box may end this far outside its image, pixels: coordinates are rounded, and some tools count from 1.
 _TOLERANCE = 1.0
 _BATCH = 65_536
+# Letters of a bad value in a message.
+_SHOWN = 100
+# The image's id, the category's id, what stands there for people, the box.
+_Annotation = tuple[int, int, str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,7 @@ def read_labels(files: Sequence[JsonFile]) -> Labels:
     odd = {"annotations of images that are not listed": 0, "boxes that reach outside their image": 0, "empty boxes": 0}
     total = 0
     for file in files:
-        rows = (row for _, _, row in file.lists("annotations"))
-        start = 0
+        rows, start = (_wanted_of(row) for _, _, row in file.lists("annotations")), 0
         while batch := list(islice(rows, _BATCH)):
             total += len(batch)
             _add(batch, start, str(file), image_ids, category_ids, sizes, bits, odd)
@@ -106,8 +109,16 @@ def read_labels(files: Sequence[JsonFile]) -> Labels:
     return Labels(image_ids, tuple(row["name"] for row in categories), bits, odd)
 
 
+def _wanted_of(row: object) -> _Annotation:
+    """Keep what labels need of an annotation: a polygon takes kilobytes as Python's numbers."""
+    cells = row if isinstance(row, dict) else {}
+    category = cells.get("category_id")
+    shown = str(category) if is_id(category) else repr(category)[:_SHOWN]
+    return _id(cells.get("image_id")), _id(category), shown, _box(cells.get("bbox"))
+
+
 def _add(
-    batch: list[Any],
+    batch: list[_Annotation],
     start: int,
     where: str,
     image_ids: NDArray[np.int64],
@@ -117,17 +128,16 @@ def _add(
     odd: dict[str, int],
 ) -> None:
     """Set the bits of a batch of annotations, and count what is odd."""
-    cells = [row if isinstance(row, dict) else {} for row in batch]
-    images = np.array([_id(row.get("image_id")) for row in cells], np.int64)
-    categories = np.array([_id(row.get("category_id")) for row in cells], np.int64)
+    images = np.array([image for image, *_ in batch], np.int64)
+    categories = np.array([category for _, category, *_ in batch], np.int64)
     row_of, image_known = _find(image_ids, images)
     column_of, category_known = _find(category_ids, categories)
     wrong = np.flatnonzero(image_known & ~category_known)
-    problems = [f"annotations[{start + at}]: unknown category_id {cells[at].get('category_id')!r}" for at in wrong]
+    problems = [f"annotations[{start + at}]: unknown category_id {batch[at][2]}" for at in wrong]
     raise_problems(f"bad labels in {where}", problems)
     rows, columns = row_of[image_known], column_of[image_known]
     np.bitwise_or.at(bits, (rows, columns // 8), (128 >> (columns % 8)).astype(np.uint8))
-    boxes = np.array([_box(row.get("bbox")) for row in cells], np.float64).reshape(-1, 4)[image_known]
+    boxes = np.array([box for *_, box in batch], np.float64).reshape(-1, 4)[image_known]
     ends = boxes[:, :2] + boxes[:, 2:]
     outside = (boxes[:, :2] < -_TOLERANCE).any(axis=1) | (ends > sizes[rows] + _TOLERANCE).any(axis=1)
     odd["annotations of images that are not listed"] += int((~image_known).sum())
@@ -160,12 +170,10 @@ def _images_and_categories(
     ids, sizes, categories = [np.empty(0, np.int64)], [np.empty((0, 2), np.float32)], None
     for file in files:
         own: list[Any] = []
-        images = _without_categories(file, own)
+        images = _image_sizes(file, own)
         while batch := list(islice(images, _BATCH)):
-            rows = [row for row in batch if isinstance(row, dict) and is_id(row.get("id"))]
-            ids.append(np.array([row["id"] for row in rows], np.int64))
-            pairs = [[_length(row.get("width")), _length(row.get("height"))] for row in rows]
-            sizes.append(np.array(pairs, np.float32).reshape(-1, 2))
+            ids.append(np.array([image_id for image_id, *_ in batch], np.int64))
+            sizes.append(np.array([size for _, *size in batch], np.float32))
         raise_problems(f"bad labels in {file}", list(_category_problems(own)))
         found = sorted(({"id": row["id"], "name": row["name"]} for row in own), key=lambda row: row["id"])
         if categories is not None and found != categories:
@@ -175,13 +183,13 @@ def _images_and_categories(
     return unique, np.concatenate(sizes)[first], categories or []
 
 
-def _without_categories(file: JsonFile, categories: list[Any]) -> Iterator[Any]:
-    """Yield the images of a file, and put its categories aside."""
+def _image_sizes(file: JsonFile, categories: list[Any]) -> Iterator[tuple[int, float, float]]:
+    """Yield id, width and height of the images of a file that have an id, and put its categories aside."""
     for key, _, row in file.lists("images", "categories"):
-        if key == "images":
-            yield row
-        else:
+        if key == "categories":
             categories.append(row)
+        elif isinstance(row, dict) and is_id(row.get("id")):
+            yield row["id"], _length(row.get("width")), _length(row.get("height"))
 
 
 def _length(value: object) -> float:

@@ -16,6 +16,7 @@ from orl_ray.scenes.reading import Quarantine
 from orl_ray.scenes.source_check import check_source
 from orl_ray.scenes.source_reading import read_entries
 from orl_ray.scenes.sources import image_identity
+from orl_ray.scenes.takedowns import TAKEN_DOWN, taken_down
 from orl_ray.storage import TABLE, digest, parquet_bytes
 
 
@@ -23,9 +24,13 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
     """Read, decode and pack every image of a part of the listing; what does not decode goes to quarantine.
 
     Where the part exists already, its quarantine is tried again: what it holds is kept, whatever became of the source.
+    Images that were taken down are left out.
     """
     packer, rows, quarantine = PackWriter(context.store, part.key), [], Quarantine()
-    for entry, data in _images(context, part):
+    listed = context.store.read_table("listing", part.inputs["listing"]).to_pylist()
+    refused = taken_down(context.store)
+    wanted = [entry for entry in listed if entry["image_id"] not in refused]
+    for entry, data in _images(context, part, wanted):
         try:
             if isinstance(data, BadImageError):
                 raise data
@@ -53,18 +58,21 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
     table = parquet_bytes(pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES))
     written = packer.finish()
     written[TABLE] = context.store.write_part_file(ARTIFACT, part.key, TABLE, table, beside=True)
-    return PartOutput({}, rows=len(rows), written=written, quarantine=quarantine)
+    facts = {TAKEN_DOWN: len(listed) - len(wanted)}
+    return PartOutput({}, rows=len(rows), written=written, quarantine=quarantine, facts=facts)
 
 
-def _images(context: WorkerContext, part: PartPlan) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
-    """Yield the images of a part of the listing by rising id: those that are packed already from there."""
+def _images(
+    context: WorkerContext, part: PartPlan, listed: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
+    """Yield the listed images of a part, by rising id: those that are packed already from there."""
     store = context.store
-    listed = store.read_table("listing", part.inputs["listing"]).to_pylist()
     if store.record(ARTIFACT, part.key) is None:
         yield from read_entries(context.config, store, listed)
         return
-    packed = read_pack(store, part.key)
-    known = set(store.read_table(ARTIFACT, part.key)["image_id"].to_pylist())
+    known = set(store.read_table(ARTIFACT, part.key, columns=["image_id"])["image_id"].to_pylist())
+    known &= {row["image_id"] for row in listed}
+    packed = read_pack(store, part.key, known)
     missing = read_entries(context.config, store, [row for row in listed if row["image_id"] not in known])
     for row in listed:
         yield next(packed if row["image_id"] in known else missing)

@@ -59,7 +59,9 @@ def check_source(run: StageRun, deep: bool) -> list[str]:
             examples[outcome] = (examples.get(outcome, []) + paths)[:_NAMED]
         run.progress.advance(sum(map(len, found.values())))
     lines = [f"deep check: {counts.total()} images compared with their source, {counts['same']} the same"]
-    lines += [f"deep check: {counts[name]} {name}: {', '.join(examples[name])}" for name in counts if name != "same"]
+    for name in sorted(counts.keys() - {"same"}):
+        more = ", ..." if counts[name] > len(examples[name]) else ""
+        lines.append(f"deep check: {counts[name]} {name}: {', '.join(examples[name])}{more}")
     if counts.total() > counts["same"]:
         lines.append("deep check: the store keeps the images as they were packed; a new store takes the new ones")
     return lines

@@ -82,7 +82,7 @@ def _permanent(error: BadImageError | OSError) -> BadImageError:
     """Say in one line what will never do; raise everything else again."""
     if isinstance(error, BadImageError):
         return error
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # the latter: a part of its path is a file now
         return BadImageError(MISSING)
     if isinstance(error, PermissionError):
         return BadImageError("permission denied")

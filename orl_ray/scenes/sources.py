@@ -3,7 +3,7 @@
 Sources only list, as streams. Whether an image decodes shows when it is read at ingest.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,6 +14,7 @@ from orl_ray.scenes.entries import Entry, SourceImage
 from orl_ray.scenes.folder_source import list_folder
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.parquet_source import list_parquet
+from orl_ray.scenes.takedowns import taken_down
 from orl_ray.scenes.webdataset_source import list_webdataset
 from orl_ray.settings import Value, several
 from orl_ray.storage import Store, canonical_digest
@@ -85,11 +86,12 @@ def entries(config: Config, store: Store, split: str = "train") -> Iterator[Entr
 def list_source(config: Config, store: Store, split: str) -> list[SourceImage]:
     """List the images of a small split, such as ``test``, by rising id; of several with one id, the first.
 
-    Bad entries are left out: they belong to the listing of the training split.
+    Bad entries are left out: they belong to the listing of the training split. So are images that were taken down.
     """
+    refused = taken_down(store)
     first: dict[int, SourceImage] = {}
     for entry in entries(config, store, split):
-        if isinstance(entry, SourceImage):
+        if isinstance(entry, SourceImage) and entry.image_id not in refused:
             first.setdefault(entry.image_id, entry)
     return [first[image_id] for image_id in sorted(first)]
 
@@ -140,6 +142,18 @@ def source_identity(config: Config) -> dict[str, Value]:
     return places
 
 
+def generated_names(values: Mapping[str, Value]) -> set[str]:
+    """Name the folders of rendered scenes that a run used, below ``generated`` in its store.
+
+    Args:
+        values: the run's config, flat.
+    """
+    if values["source.kind"] != "generated":
+        return set()
+    sizes = {"train": values["generated.images"], "test": values["generated.test_images"]}
+    return {_generated_name(split, values["seed"], size, values["generated.side"]) for split, size in sizes.items()}
+
+
 def image_identity(config: Config) -> dict[str, Value]:
     """Say which images a source's paths name: the same names stand for other scenes under another seed or size."""
     if config.source.kind == "generated":
@@ -169,5 +183,8 @@ def _list(config: Config, folder: SourceFolder) -> Iterator[Entry]:
 
 def _generated_folder(config: Config, store: Store, split: str) -> Folder:
     size = {"train": config.generated.images, "test": config.generated.test_images}[split]
-    name = canonical_digest([_RENDERER, config.seed, split, size, config.generated.side])
-    return store.root / f"generated/{split}-{name}"
+    return store.root / f"generated/{_generated_name(split, config.seed, size, config.generated.side)}"
+
+
+def _generated_name(split: str, seed: Value, size: Value, side: Value) -> str:
+    return f"{split}-{canonical_digest([_RENDERER, seed, split, size, side])}"

@@ -1,8 +1,9 @@
-"""Embedding a part: every image and every RoI once, laid out by shard, whatever was lost on the way."""
+"""Embedding a part: every image and every RoI once, laid out by shard, whatever becomes of the source."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_store import image_files, lose_source, part_without_images
 
 from orl_ray import schema
 from orl_ray.columns import boxes_of, vectors_of
@@ -11,7 +12,6 @@ from orl_ray.embeddings.vectors import embed
 from orl_ray.part_runner import WorkerContext
 from orl_ray.pipeline import PartPlan
 from orl_ray.scenes.decode import center_crop, crop_resize, decode, resize_shorter
-from orl_ray.scenes.reading import image_folder
 from orl_ray.storage import TABLE, parquet_bytes
 
 
@@ -28,9 +28,10 @@ def first_part(small, *names):
     return PartPlan(0, "out", {name: small.records(name)[0].key for name in names})
 
 
-def run_images(small):
+def run_images(small, scenes=None):
     where = context(small, "image_embeddings")
-    return embed_images(where, prepare_image_encoder(where), first_part(small, "scenes"))
+    part = PartPlan(0, "out", {"scenes": scenes or small.records("scenes")[0].key})
+    return embed_images(where, prepare_image_encoder(where), part)
 
 
 def run_rois(small, **replaced):
@@ -48,13 +49,7 @@ def read(store, artifact, output, name=TABLE):
 
 def pixels(small, image_id):
     row = next(row for row in small.rows("scenes") if row["image_id"] == image_id)
-    return decode((image_folder(small.config, small.store) / row["path"]).read_bytes(), 10**8)
-
-
-def remove(small, image_ids):
-    for row in small.rows("scenes"):
-        if row["image_id"] in image_ids:
-            (image_folder(small.config, small.store) / row["path"]).unlink()
+    return decode((image_files(small) / row["path"]).read_bytes(), 10**8)
 
 
 def shard_tables(small, key):
@@ -76,21 +71,15 @@ class TestImages:
         output, record = run_images(finished), finished.records("image_embeddings")[0]
         assert bytes(output.files[TABLE]) == finished.store.read_file("image_embeddings", record.key, TABLE)
 
-    def test_a_lost_image_goes_to_quarantine_and_the_others_keep_their_vectors(self, copied, finished):
-        ids = copied.tables("scenes")[0]["image_id"].to_pylist()
-        remove(copied, ids[2:3])
-        output = run_images(copied)
-        assert [row[0] for row in output.quarantine] == ids[2:3]
-        table = read(copied.store, "image_embeddings", output)
-        assert table["image_id"].to_pylist() == [*ids[:2], *ids[3:]]
-        before = vectors_of(finished.tables("image_embeddings")[0])
-        np.testing.assert_array_equal(vectors_of(table), np.delete(before, 2, axis=0))
+    def test_what_becomes_of_the_source_after_ingest_changes_nothing(self, copied, finished):
+        lose_source(copied)
+        record = finished.records("image_embeddings")[0]
+        assert bytes(run_images(copied).files[TABLE]) == finished.store.read_file("image_embeddings", record.key, TABLE)
 
-    def test_a_part_of_which_everything_is_lost_is_empty(self, copied):
-        remove(copied, copied.tables("scenes")[0]["image_id"].to_pylist())
-        output = run_images(copied)
+    def test_a_part_without_images_has_no_vectors(self, copied):
+        output = run_images(copied, part_without_images(copied))
         table = read(copied.store, "image_embeddings", output)
-        assert (output.rows, len(output.quarantine), len(table)) == (0, 8, 0)
+        assert (output.rows, len(table)) == (0, 0)
         assert vectors_of(table).shape == (0, 8)
 
 
@@ -140,27 +129,26 @@ class TestRois:
             found.append({(row["image_id"], *row["box"]): row["vector"] for row in rows})
         assert found[0] == found[1]
 
-    def test_a_lost_image_goes_to_quarantine(self, copied):
-        ids = copied.tables("scenes")[0]["image_id"].to_pylist()
-        remove(copied, ids[:2])
-        output = run_rois(copied)
-        assert [row[0] for row in output.quarantine] == ids[:2]
-        copied.store.write_part("roi_embeddings", "out", 0, output.files, rows=output.rows)
-        kept = {i for table in shard_tables(copied, "out") for i in table["image_id"].to_pylist()}
-        assert kept == set(ids[2:])
-        assert output.rows == 6
+    def test_what_becomes_of_the_source_after_ingest_changes_nothing(self, copied, finished):
+        lose_source(copied)
+        record = finished.records("roi_embeddings")[0]
+        for name, data in run_rois(copied).files.items():
+            assert bytes(data) == finished.store.read_file("roi_embeddings", record.key, name)
 
-    def test_an_image_that_was_quarantined_by_an_earlier_stage_is_left_out(self, copied):
-        # Proposals or the image embedding may have failed on an image that can be read again now.
+    def test_an_image_that_lacks_its_rois_or_its_shard_is_left_out(self, copied):
+        # Imported RoIs may be of fewer images than there are.
         for artifact in ("rois", "shards"):
             table = copied.tables(artifact)[0]
             copied.store.write_part(artifact, f"{artifact}-less", 0, {TABLE: parquet_bytes(table.slice(1))}, rows=7)
             output = run_rois(copied, **{artifact: f"{artifact}-less"})
-            assert (output.rows, output.quarantine) == (7, [])
+            assert output.rows == 7
 
-    def test_a_part_of_which_everything_is_lost_has_empty_files_for_every_shard(self, copied):
-        remove(copied, copied.tables("scenes")[0]["image_id"].to_pylist())
-        output = run_rois(copied)
+    def test_a_part_without_images_has_empty_files_for_every_shard(self, copied):
+        keys = {"scenes": part_without_images(copied)}
+        for artifact in ("rois", "shards"):
+            empty = parquet_bytes(copied.tables(artifact)[0].slice(0, 0))
+            keys[artifact] = copied.store.write_part(artifact, f"{artifact}-none", 0, {TABLE: empty}, rows=0).key
+        output = run_rois(copied, **keys)
         assert (output.rows, output.facts) == (0, {"rois": 0})
         copied.store.write_part("roi_embeddings", "out", 0, output.files, rows=0)
         for table in shard_tables(copied, "out"):

@@ -195,9 +195,9 @@ class TestJson:
         ("path", "reason"),
         [
             ("no-id.jpg", "id"),
-            ("good-again.jpg", "duplicate id 3"),
+            ("good-again.jpg", "duplicate id: good-003.jpg has 3 already"),
             ("missing.jpg", "missing file"),
-            ("../elsewhere.jpg", "leaves the image folder"),
+            ("../elsewhere.jpg", "leaves the source"),
             ("/etc/hostname", "absolute"),
             ("text-id.jpg", "id"),
             ("leaving.jpg", "leave"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from PIL import Image
+from small_store import image_files
 
 from orl_ray import draws
 from orl_ray.config import Config
@@ -24,18 +25,13 @@ from orl_ray.evaluation.stages import (
 from orl_ray.scenes.decode import crop_resize, decode
 from orl_ray.scenes.entries import SourceImage
 from orl_ray.scenes.near_duplicate_stage import Groups, read_groups
-from orl_ray.scenes.sources import list_source, source_folders
+from orl_ray.scenes.sources import list_source
 from orl_ray.storage import digest
 
 
 def chosen(small, groups=None):
     known = groups or read_groups(small.store, small.plan("near_duplicates").key)
     return probe_images(small.config, small.store, small.plan("scenes").key, known)
-
-
-def image_files(small, split="train"):
-    """Return the folder of a split's image files."""
-    return source_folders(small.config, small.store, split)[0].images.local
 
 
 def result_of(small):

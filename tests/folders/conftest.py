@@ -1,23 +1,11 @@
-"""Every kind of folder, on servers that last for the session."""
+"""Every kind of folder."""
 
 import uuid
 
 import pytest
-from object_store import object_store, reached_by
+from object_store import reached_by
 
 from orl_ray.folders import Folder
-
-
-@pytest.fixture(scope="session")
-def s3_server():
-    with object_store("s3") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def gs_server():
-    with object_store("gs") as server:
-        yield server
 
 
 @pytest.fixture(params=["s3", "gs"])

@@ -293,3 +293,26 @@ def test_denied_local_file_is_told_from_a_missing_one(tmp_path):
     (tmp_path / "x").chmod(0)
     with pytest.raises(PermissionError):
         folder.read("x")
+
+
+def test_what_a_killed_writer_left_is_found_and_deleted(folder):
+    folder.write("whole", b"x")
+    (folder / "deep").write("whole", b"x")
+    left_behind(folder / "deep")
+    found = list(folder.half_written())
+    assert len(found) == (0 if folder.uri.startswith("gs://") else 1)
+    for remains in [*found, *found]:
+        folder.delete_half_written(remains)
+    assert list(folder.half_written()) == []
+    assert [info.path for info in folder.files()] == ["deep/whole", "whole"]
+
+
+def left_behind(folder):
+    """Leave what a writer leaves that is killed in the middle."""
+    if folder.is_local:
+        (folder.local / ".big.0123.tmp").write_bytes(b"half")
+    elif folder.uri.startswith("s3://"):
+        import boto3
+
+        bucket, _, key = folder.uri.removeprefix("s3://").partition("/")
+        boto3.client("s3").create_multipart_upload(Bucket=bucket, Key=f"{key}/big")

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from small_store import image_files, lose_source
 
 from orl_ray.mining.matching import pair_count
 from orl_ray.pretraining import export
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.training_set import META, TrainingSet
-from orl_ray.scenes.reading import image_folder
-from orl_ray.storage import TABLE, parquet_bytes
+from orl_ray.storage import TABLE, StoreError, parquet_bytes
 
 
 def exported(small, folder, stage="object_level"):
@@ -36,7 +36,7 @@ def whole(finished, tmp_path_factory):
 class TestImageLevel:
     def test_holds_every_image_byte_for_byte_in_the_order_of_the_scenes(self, finished, tmp_path):
         found = exported(finished, tmp_path / "set", "image_level")
-        rows, folder = finished.rows("scenes"), image_folder(finished.config, finished.store)
+        rows, folder = finished.rows("scenes"), image_files(finished)
         assert found.image_ids.tolist() == [row["image_id"] for row in rows]
         for position, row in enumerate(rows):
             assert found.image_bytes(position) == (folder / row["path"]).read_bytes()
@@ -125,15 +125,26 @@ class TestLosses:
         assert (len(found.rois(position)) > 0, len(found.rows(position))) == (True, 0)
 
     @pytest.mark.parametrize("stage", ["image_level", "object_level"])
-    def test_an_image_that_changed_since_ingest_stops_the_export_and_leaves_nothing(self, finished, tmp_path, stage):
+    def test_what_becomes_of_the_source_after_ingest_changes_nothing(self, finished, tmp_path, stage):
         small = finished.copy(tmp_path / "copy")
-        row = small.rows("scenes")[-1]
-        path = image_folder(small.config, small.store) / row["path"]
-        path.unlink()
-        path.write_bytes(b"other")
-        with pytest.raises(
-            RuntimeError, match=rf"image {row['image_id']} \({row['path']}\) is needed .* changed since"
-        ):
+        lose_source(small)
+        found, wanted = (
+            exported(one, tmp_path / f"set-{number}", stage) for number, one in enumerate((small, finished))
+        )
+        assert found.counts() == wanted.counts()
+        for position in range(len(wanted)):
+            assert found.image_bytes(position) == wanted.image_bytes(position)
+
+    @pytest.mark.parametrize("stage", ["image_level", "object_level"])
+    def test_a_pack_that_changed_stops_the_export_and_leaves_nothing(self, finished, tmp_path, stage):
+        small = finished.copy(tmp_path / "copy")
+        record = small.records("packed_scenes")[-1]
+        pack = small.store.part_folder("packed_scenes", record.key).local / max(n for n in record.files if n != TABLE)
+        data = bytearray(pack.read_bytes())
+        pack.unlink()
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+        with pytest.raises(StoreError, match="changed since it was written"):
             exported(small, tmp_path / "set", stage)
         assert not (tmp_path / "set").exists()
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

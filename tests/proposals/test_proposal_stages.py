@@ -1,9 +1,10 @@
-"""Proposals and RoIs of a part: inside their images, in seeded order, and robust against lost images."""
+"""Proposals and RoIs of a part: inside their images, in seeded order, whatever becomes of the source."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_store import lose_source, part_without_images
 
 from orl_ray import schema
 from orl_ray.columns import box_lists_of
@@ -11,7 +12,6 @@ from orl_ray.part_runner import WorkerContext
 from orl_ray.pipeline import PartPlan
 from orl_ray.proposals.roi_filter import filter_rois
 from orl_ray.proposals.stages import filter_part, propose_part
-from orl_ray.scenes.reading import image_folder
 
 
 def run(small, process, **inputs):
@@ -50,21 +50,19 @@ class TestProposals:
         boxes = box_lists_of(finished.tables("proposals")[0], "boxes")
         assert output.facts == record.facts == {"boxes": sum(map(len, boxes))}
 
-    def test_a_lost_image_goes_to_quarantine(self, finished, tmp_path):
+    def test_what_becomes_of_the_source_after_ingest_changes_nothing(self, finished, tmp_path):
         small = finished.copy(tmp_path / "copy")
-        row = small.tables("scenes")[0].to_pylist()[3]
-        (image_folder(small.config, small.store) / row["path"]).unlink()
+        lose_source(small)
         output = run(small, propose_part, scenes=first(small, "scenes"))
-        assert output.quarantine == [(row["image_id"], row["path"], "missing file")]
-        assert output.rows == 7
+        record = finished.records("proposals")[0]
+        assert bytes(output.files["part.parquet"]) == finished.store.read_file("proposals", record.key, "part.parquet")
 
-    def test_a_part_of_which_everything_is_lost_is_empty_and_can_be_filtered(self, finished, tmp_path):
+    def test_a_part_without_images_has_no_proposals_and_can_be_filtered(self, finished, tmp_path):
         small = finished.copy(tmp_path / "copy")
-        for row in small.tables("scenes")[0].to_pylist():
-            (image_folder(small.config, small.store) / row["path"]).unlink()
-        proposals = written(small, "proposals", run(small, propose_part, scenes=first(small, "scenes")))
+        scenes = part_without_images(small)
+        proposals = written(small, "proposals", run(small, propose_part, scenes=scenes))
         assert (len(proposals), proposals.schema) == (0, schema.PROPOSALS)
-        rois = written(small, "rois", run(small, filter_part, scenes=first(small, "scenes"), proposals="out-proposals"))
+        rois = written(small, "rois", run(small, filter_part, scenes=scenes, proposals="out-proposals"))
         assert (len(rois), rois.schema) == (0, schema.ROIS)
 
 

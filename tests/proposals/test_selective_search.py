@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from orl_ray.proposals.selective_search import environment, propose
 
@@ -133,3 +134,26 @@ def test_a_photograph_gives_the_same_boxes_twice(scenes_root: Path):
     boxes = propose(image, "fast")
     assert len(boxes) > 50
     np.testing.assert_array_equal(boxes, propose(image, "fast"))
+
+
+@pytest.mark.parametrize("size", [(96, 128), (300, 40), (41, 333)])
+def test_a_larger_image_is_searched_small_and_its_boxes_are_scaled_back(size):
+    image = scene(*size)
+    longer = max(size) // 2
+    height, width = (max(1, round(side * longer / max(size))) for side in size)
+    small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    expected = set()
+    for x, y, w, h in propose(small, "fast").tolist():
+        left, right = round(x * size[1] / width), round((x + w) * size[1] / width)
+        top, bottom = round(y * size[0] / height), round((y + h) * size[0] / height)
+        expected.add((left, top, right - left, bottom - top))
+    boxes = propose(image, "fast", max_side=longer)
+    assert set(map(tuple, boxes.tolist())) == expected
+    assert (0, 0, size[1], size[0]) in expected
+    assert boxes.dtype == np.int32
+    assert len(boxes) == len(expected)
+
+
+@pytest.mark.parametrize("max_side", [0, 128, 1000])
+def test_an_image_that_is_not_larger_is_searched_as_it_is(max_side):
+    np.testing.assert_array_equal(propose(scene(), "fast", max_side=max_side), propose(scene(), "fast"))

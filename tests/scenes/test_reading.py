@@ -1,98 +1,63 @@
-"""Reading scenes: from the right folder, and as they were at ingest."""
-
-from dataclasses import replace
-from pathlib import Path
+"""Reading scenes for the stages: from the packs alone, each image once, as it was at ingest."""
 
 import numpy as np
 import pytest
+from small_store import image_files, lose_source, part_without_images
 
-from orl_ray.config import Config
 from orl_ray.scenes.decode import BadImageError, decode
-from orl_ray.scenes.reading import (
-    annotation_file,
-    collection_folder,
-    decoded_scenes,
-    image_folder,
-    read_bytes,
-    read_scene,
-)
-from orl_ray.storage import Store, digest
+from orl_ray.scenes.reading import decoded_scenes
+from orl_ray.storage import TABLE, StoreError
+
+LIMIT = 10**8
 
 
-def user_config(**values):
-    return replace(Config(), source=replace(Config().source, kind="coco", **values))
+def first_key(small):
+    return small.records("scenes")[0].key
 
 
-class TestPlaces:
-    def test_generated_scenes_lie_inside_the_store_and_move_with_it(self):
-        here, there = (collection_folder(Config(), Store(root)) for root in ("/here", "/there"))
-        assert here.relative_to("/here") == there.relative_to("/there")
-        assert image_folder(Config(), Store("/here")) == here / "images"
-        assert annotation_file(Config(), Store("/here")) == here / "instances.json"
-
-    @pytest.mark.parametrize(
-        "change",
-        [{"seed": 1}, *({"generated": replace(Config().generated, **one)} for one in ({"images": 3}, {"side": 96}))],
-    )
-    def test_other_scenes_lie_in_another_folder(self, change):
-        store = Store("/here")
-        assert collection_folder(Config(), store) != collection_folder(replace(Config(), **change), store)
-
-    def test_splits_lie_apart(self):
-        assert collection_folder(Config(), Store("/s")) != collection_folder(Config(), Store("/s"), "test")
-
-    @pytest.mark.parametrize("split", ["train", "test"])
-    def test_the_users_own_images_lie_where_the_config_says(self, split):
-        config = user_config(images="/data/images", annotations="/data/labels.json")
-        assert image_folder(config, Store("/s"), split) == Path("/data/images")
-        assert annotation_file(config, Store("/s"), split) == Path("/data/labels.json")
-
-    def test_a_source_may_have_no_annotations(self):
-        assert annotation_file(user_config(images="/data"), Store("/s")) is None
+def test_every_image_comes_once_in_the_order_of_the_table(finished):
+    scenes, folder = finished.tables("scenes")[0], image_files(finished)
+    found = list(decoded_scenes(finished.store, first_key(finished), LIMIT))
+    assert [image_id for image_id, _ in found] == scenes["image_id"].to_pylist()
+    for (_, image), row in zip(found, scenes.to_pylist(), strict=True):
+        np.testing.assert_array_equal(image, decode((folder / row["path"]).read_bytes(), LIMIT))
+        assert image.shape == (row["height"], row["width"], 3)
 
 
-class TestBytes:
-    def test_a_file_is_read_as_it_is(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "b.jpg").write_bytes(b"bytes")
-        assert read_bytes(tmp_path, "a/b.jpg") == b"bytes"
-        assert read_scene(tmp_path, "a/b.jpg", digest(b"bytes")) == b"bytes"
-
-    @pytest.mark.parametrize("path", ["none.jpg", "folder", "file/below.jpg"])
-    def test_what_is_no_file_is_a_bad_image(self, tmp_path, path):
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "file").write_bytes(b"x")
-        with pytest.raises(BadImageError, match="missing file"):
-            read_bytes(tmp_path, path)
-
-    def test_a_file_that_changed_since_ingest_is_a_bad_image(self, tmp_path):
-        (tmp_path / "a.jpg").write_bytes(b"new")
-        with pytest.raises(BadImageError, match="changed since ingest"):
-            read_scene(tmp_path, "a.jpg", digest(b"old"))
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_only_wanted_images_come_whether_few_or_many(finished, count):
+    ids = finished.tables("scenes")[0]["image_id"].to_pylist()
+    wanted = set(ids[::-1][:count])
+    found = dict(decoded_scenes(finished.store, first_key(finished), LIMIT, wanted))
+    assert list(found) == sorted(wanted)
+    whole = dict(decoded_scenes(finished.store, first_key(finished), LIMIT))
+    for image_id, image in found.items():
+        np.testing.assert_array_equal(image, whole[image_id])
 
 
-class TestDecodedScenes:
-    def test_every_image_comes_once_in_the_order_of_the_table(self, finished):
-        (scenes, *_), folder = finished.tables("scenes"), image_folder(finished.config, finished.store)
-        quarantine = []
-        found = list(decoded_scenes(finished.config, finished.store, scenes, quarantine))
-        assert quarantine == []
-        assert [image_id for image_id, _ in found] == scenes["image_id"].to_pylist()
-        for (_, image), row in zip(found, scenes.to_pylist(), strict=True):
-            np.testing.assert_array_equal(image, decode((folder / row["path"]).read_bytes(), 10**8))
-            assert image.shape == (row["height"], row["width"], 3)
+def test_what_becomes_of_the_source_after_ingest_changes_nothing(finished, tmp_path):
+    small = finished.copy(tmp_path / "copy")
+    lose_source(small)
+    before, after = (dict(decoded_scenes(one.store, first_key(one), LIMIT)) for one in (finished, small))
+    assert before.keys() == after.keys()
+    for image_id in before:
+        np.testing.assert_array_equal(before[image_id], after[image_id])
 
-    def test_what_was_lost_or_changed_goes_to_quarantine_and_the_rest_still_comes(self, finished, tmp_path):
-        small = finished.copy(tmp_path / "copy")
-        scenes, folder = small.tables("scenes")[0], image_folder(small.config, small.store)
-        lost, changed, *rest = scenes.to_pylist()
-        (folder / lost["path"]).unlink()
-        (folder / changed["path"]).unlink()
-        (folder / changed["path"]).write_bytes((folder / rest[0]["path"]).read_bytes())
-        quarantine = []
-        found = [image_id for image_id, _ in decoded_scenes(small.config, small.store, scenes, quarantine)]
-        assert found == [row["image_id"] for row in rest]
-        assert quarantine == [
-            (lost["image_id"], lost["path"], "missing file"),
-            (changed["image_id"], changed["path"], "changed since ingest"),
-        ]
+
+def test_a_part_without_images_gives_none(finished, tmp_path):
+    small = finished.copy(tmp_path / "copy")
+    assert list(decoded_scenes(small.store, part_without_images(small), LIMIT)) == []
+
+
+def test_a_pack_that_is_gone_is_told_and_never_taken_for_a_bad_image(finished, tmp_path):
+    small = finished.copy(tmp_path / "copy")
+    record = small.records("packed_scenes")[0]
+    for name in record.files.keys() - {TABLE}:
+        small.store.part_folder("packed_scenes", record.key).delete(name)
+    with pytest.raises(StoreError, match="is gone or changed since it was written"):
+        list(decoded_scenes(small.store, first_key(small), LIMIT))
+
+
+def test_a_lower_limit_than_at_ingest_is_told(finished):
+    with pytest.raises(BadImageError, match="megapixels, limit"):
+        list(decoded_scenes(finished.store, first_key(finished), 100))

@@ -1,6 +1,7 @@
 """The spool: duplicates and draws as brute force finds them, whatever the sizes of passes and batches."""
 
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from orl_ray.scenes.spool import ROWS, drawn, duplicates, spool_entries
 ENTRIES = st.lists(st.one_of(st.integers(0, 8), st.integers(0, 2**63 - 1), st.none()), max_size=40)
 
 
-@pytest.fixture(params=[(4096, 2**20, 2**20), (3, 5, 7)], ids=["real sizes", "small sizes"])
-def sizes(request, monkeypatch):
-    for name, value in zip(("_BATCH_ROWS", "_IDS_AT_A_TIME", "_IDS_A_PASS"), request.param, strict=True):
-        monkeypatch.setattr(spool_module, name, value)
+@pytest.fixture(scope="module", params=[(4096, 2**20, 2**20), (3, 5, 7)], ids=["real sizes", "small sizes"])
+def sizes(request):
+    names = ("_BATCH_ROWS", "_IDS_AT_A_TIME", "_IDS_A_PASS")
+    with mock.patch.multiple(spool_module, **dict(zip(names, request.param, strict=True))):
+        yield
 
 
 def made(ids, folder):

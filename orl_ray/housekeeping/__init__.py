@@ -1,0 +1,1 @@
+"""The life of a store beside its runs: collecting garbage, taking images down."""

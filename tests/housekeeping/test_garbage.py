@@ -1,0 +1,193 @@
+"""Garbage of a store: exactly what no run record names; what is named is whole afterwards, whenever a clean-up dies."""
+
+from unittest import mock
+
+import pytest
+from object_store import client, object_store, reached_by
+from small_store import SmallStore
+
+from orl_ray import execution
+from orl_ray.execution import RunSummary
+from orl_ray.folders import Folder
+from orl_ray.graph import main_job
+from orl_ray.housekeeping.garbage import delete_garbage, find_garbage
+from orl_ray.pipeline import State, plan
+from orl_ray.storage import Store
+
+ARTIFACTS = [stage.name for stage in main_job()]
+
+
+def record_run(small, run_id, status="finished"):
+    """Write the record of a run that ended as the store is now."""
+    summary = RunSummary(run_id, plan(small.config, main_job(), small.store))
+    small.store.write_run(run_id, execution._run_record(small.config, summary, status))
+
+
+def files_of(store):
+    return {info.path: (info.bytes, info.stamp) for info in store.root.files()}
+
+
+def size_of(store):
+    return sum(info.bytes for info in store.root.files())
+
+
+def collect(store, keep_runs=None):
+    delete_garbage(store, find_garbage(store, ARTIFACTS, keep_runs))
+
+
+def assert_whole(store):
+    """Check that every record and manifest names what is there, with the right hashes."""
+    for artifact in ARTIFACTS:
+        for key in store.present(artifact):
+            for name in store.record(artifact, key).files:
+                store.read_file(artifact, key, name)  # raises where it is not there, or changed
+        for name in store.root.names(f"{artifact}/manifests"):
+            for record in store.manifest(artifact, name.removesuffix(".json")):
+                assert store.record(artifact, record.key) == record
+
+
+@pytest.fixture
+def small(finished, tmp_path):
+    copy = finished.copy(tmp_path / "store")
+    record_run(copy, "20260101-a")
+    return copy
+
+
+def test_a_store_of_which_all_is_named_has_none(small):
+    before = files_of(small.store)
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+    collect(small.store)
+    assert files_of(small.store) == before
+
+
+def test_what_only_forgotten_runs_name_goes_and_the_rest_stays_whole(small):
+    before = files_of(small.store)
+    other = small.with_settings(rois={"max_rois": 5})
+    assert "rois" in other.make("correspondences")
+    record_run(other, "20260102-b")
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+    old = {name: {record.key for record in small.records(name)} for name in ("rois", "correspondences", "scenes")}
+
+    garbage = find_garbage(small.store, ARTIFACTS, keep_runs=1)
+    assert garbage.runs == ["20260101-a"]
+    assert old["rois"] < set(garbage.keys["rois"])  # and the manifest
+    assert "scenes" not in garbage.keys
+    size = size_of(small.store)
+    collect(small.store, keep_runs=1)
+    assert size - size_of(small.store) == garbage.bytes.total() + before["runs/20260101-a.json"][0]
+    assert {p.stage.name: p.state for p in plan(other.config, main_job(), other.store)}["correspondences"] is State.DONE
+    assert_whole(small.store)
+    assert small.plan("rois").state is State.RUN
+
+
+def test_an_interrupted_run_keeps_its_finished_parts_and_its_checkpoints(small):
+    other = small.with_settings(rois={"max_rois": 5})
+    stage_plan = other.plan("rois")
+    key, training = stage_plan.missing[0].key, other.plan("image_level").key
+    record_run(other, "20260102-b", "running")
+    small.store.write_part("rois", key, 0, {"x": b"whole"}, rows=1)
+    small.store.root.write(f"checkpoints/image_level/{training}/step-1/state.json", b"{}")
+    assert (
+        find_garbage(small.store, ARTIFACTS, keep_runs=1).keys.get("rois") is None
+        or key not in find_garbage(small.store, ARTIFACTS, keep_runs=1).keys["rois"]
+    )
+    collect(small.store, keep_runs=1)
+    assert small.store.record("rois", key).rows == 1
+    assert small.store.root.exists(f"checkpoints/image_level/{training}/step-1/state.json")
+
+
+REMAINS = {
+    "a part without a record": "proposals/0123abcd/part.parquet",
+    "a record whose files are gone": "proposals/0123abcd.json",
+    "a manifest": "scenes/manifests/0123abcd.json",
+    "quarantine of a part that never was": "quarantine/packed_scenes/0123abcd.parquet",
+    "checkpoints of a training that nobody goes on with": "checkpoints/object_level/0123abcd/step-3/state.json",
+    "scenes that nobody uses": "generated/train-0123abcd/images/0.jpg",
+    "the lease of an output that is gone": "leases/object_level/0123abcd/00000001.json",
+    "the lease of a run that died": "leases/runs/20250101-dead/00000001.json",
+}
+
+
+@pytest.mark.parametrize("path", REMAINS.values(), ids=REMAINS)
+def test_what_a_killed_run_left_behind_goes(small, path):
+    before = files_of(small.store)
+    small.store.root.write(path, b"{}")
+    garbage = find_garbage(small.store, ARTIFACTS)
+    assert (garbage.count, garbage.bytes.total()) == (1, 2)
+    delete_garbage(small.store, garbage)
+    assert files_of(small.store) == before
+
+
+def test_files_that_a_repacked_part_left_behind_go(small):
+    before, key = files_of(small.store), small.records("packed_scenes")[1].key
+    small.store.root.write(f"packed_scenes/{key}/images-00000-0123.bin", b"old pack")
+    collect(small.store)
+    assert files_of(small.store) == before
+
+
+def test_files_that_a_killed_writer_did_not_end_go(small):
+    aside = small.store.root.local / "proposals" / ".part.parquet.0123.tmp"
+    aside.write_bytes(b"half")
+    garbage = find_garbage(small.store, ARTIFACTS)
+    assert garbage.half_written == [str(aside)]
+    delete_garbage(small.store, garbage)
+    assert not aside.exists()
+
+
+def test_what_is_none_of_ours_stays(small):
+    small.store.root.write("notes/about this store.txt", b"mine")
+    small.store.root.write("notes/0123abcd.json", b"{}")
+    collect(small.store, keep_runs=1)
+    assert small.store.root.read("notes/about this store.txt") == b"mine"
+    assert small.store.root.exists("notes/0123abcd.json")
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2, 3, 4, 5, 10, 25])
+def test_a_clean_up_that_dies_leaves_nothing_half_there(small, survived):
+    other = small.with_settings(rois={"max_rois": 5})
+    other.make("correspondences")
+    record_run(other, "20260102-b")
+    left, delete = [survived], Folder.delete
+
+    def die(folder, path):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        delete(folder, path)
+
+    with mock.patch.object(Folder, "delete", die), pytest.raises(KeyboardInterrupt):
+        collect(small.store, keep_runs=1)
+    assert_whole(small.store)
+    collect(small.store, keep_runs=1)
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+    assert other.plan("correspondences").state is State.DONE
+
+
+def test_in_a_bucket_uploads_that_did_not_end_go():
+    with object_store("s3") as server:
+        bucket = server.create_bucket("garbage")
+        with reached_by(server.environment()):
+            store = Store(Folder(bucket) / "store")
+            store.prepare()
+            store.write_part("scenes", "0123", 0, {"x": b"1"}, rows=1)
+            direct = client(server)
+            direct.create_multipart_upload(Bucket="garbage", Key="store/packed_scenes/k/images.bin")
+            direct.create_multipart_upload(Bucket="garbage", Key="elsewhere/images.bin")
+            garbage = find_garbage(store, ARTIFACTS)
+            assert garbage.keys == {"scenes": ["0123"]}
+            assert len(garbage.half_written) == 1
+            delete_garbage(store, garbage)
+            assert [info.path for info in store.root.files()] == ["orl_store.json"]
+            uploads = direct.list_multipart_uploads(Bucket="garbage")["Uploads"]
+            assert [upload["Key"] for upload in uploads] == ["elsewhere/images.bin"]
+
+
+def test_a_small_store_of_another_config_is_named_by_its_own_run(tmp_path):
+    small = SmallStore.new(tmp_path / "store", "generated.images=8", "generated.test_images=4", "mining.k=2")
+    small.make("scenes")
+    record_run(small, "20260101-a")
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+    (small.store.root.local / "runs" / "20260101-a.json").unlink()
+    garbage = find_garbage(small.store, ARTIFACTS)
+    assert sorted(garbage.keys) == ["listing", "packed_scenes", "scenes"]
+    assert len(garbage.folders) == 1  # the rendered scenes
