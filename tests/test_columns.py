@@ -14,6 +14,7 @@ from orl_ray.columns import (
     boxes_of,
     list_column,
     offsets_of,
+    unknown_column,
     vector_column,
     vectors_of,
 )
@@ -112,3 +113,11 @@ def test_offsets_are_where_each_list_starts(lists):
     offsets = offsets_of(lists)
     assert offsets.dtype == np.int64
     assert offsets.tolist() == [sum(map(len, lists[:end])) for end in range(len(lists) + 1)]
+
+
+@given(st.lists(st.integers(0, 4), max_size=6))
+def test_an_unknown_column_has_a_null_for_every_entry_of_the_lists(lengths):
+    lists = [np.zeros(length) for length in lengths]
+    column = unknown_column(lists, pa.float64())
+    assert column.type == pa.list_(pa.float64())
+    assert column.to_pylist() == [[None] * length for length in lengths]

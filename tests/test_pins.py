@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from orl_ray.config import Encoder
-from orl_ray.pins import PinError, grown_share, parse_freeze, resolve_pins
+from orl_ray.pins import PinError, frozen_needs, grown_share, parse_freeze, resolve_pins
 from orl_ray.pipeline import Input, Stage, State, collection_hash, plan
 from orl_ray.settings import ConfigError, load
 from orl_ray.storage import Store
@@ -92,8 +92,21 @@ def test_freeze_reads_names_and_hashes():
 
 
 def test_an_unknown_name_is_told_with_the_nearest_one():
-    with pytest.raises(ConfigError, match=r"freeze: 'encodr' is not one of encoder, centroids; did you mean encoder\?"):
+    with pytest.raises(ConfigError, match=r"freeze: 'encodr' is not one of encoder, .*; did you mean encoder\?"):
         config("freeze=encodr")
+
+
+def test_an_imported_result_has_no_growth_to_warn_of(store):
+    facts = {"import": {"files": []}, "scenes": "ab", "holds": {"k": 10}}
+    record = store.write_part("neighbors", "k", 0, {"n": b"1"}, rows=100, facts=facts)
+    store.write_manifest("neighbors", "k", [record])
+    pin = resolve_pins(config(f"freeze=neighbors@{collection_hash([record])}"), store)["neighbors"]
+    assert grown_share(pin, 2200) == 0.0
+
+
+def test_frozen_stages_need_nothing_but_the_scenes_that_imports_were_made_for():
+    needs = frozen_needs(config("freeze=encoder,proposals@ab"))
+    assert needs == {"image_level": (), "proposals": ("scenes",)}
 
 
 def test_growth_is_measured_from_what_the_pinned_result_saw(store):

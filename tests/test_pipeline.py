@@ -393,6 +393,11 @@ class TestUpTo:
         assert up_to(GRAPH, "laid") == [SOURCE, FIRST, WHOLE, LAID]  # also what it comes after
         assert up_to(MAIN, "report") == MAIN
 
+    def test_what_only_a_frozen_stage_needs_is_left_out(self):
+        assert up_to(GRAPH, "whole", {"first": ()}) == [FIRST, WHOLE]
+        assert up_to(GRAPH, "whole", {"first": ("source",)}) == [SOURCE, FIRST, WHOLE]
+        assert up_to(GRAPH, "laid", {"whole": ()}) == [SOURCE, WHOLE, LAID]
+
     def test_an_unknown_stage_is_told_with_those_there_are(self):
         with pytest.raises(ValueError, match="unknown stage 'third'; the stages are source, first, whole, both, laid"):
             up_to(GRAPH, "third")

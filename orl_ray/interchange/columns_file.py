@@ -85,8 +85,9 @@ def write_json(stream: BinaryIO, value: Value) -> None:
     if isinstance(value, bytes):
         stream.write(value)
     elif isinstance(value, Mapping):
+        stream.write(b"{")
         for number, (name, member) in enumerate(value.items()):
-            stream.write((b"," if number else b"{") + compact(name) + b":")
+            stream.write(b"," * bool(number) + compact(name) + b":")
             write_json(stream, member)
         stream.write(b"}")
     else:

@@ -65,14 +65,14 @@ def _told(work: Callable[[], None]) -> int:
 
 
 def _import(options: argparse.Namespace) -> None:
-    files = [JsonFile.at(place) for place in options.files if not is_setting(place)]
+    config = config_of(options, [entry for entry in options.files if is_setting(entry)])
+    files = [JsonFile.at(entry) for entry in options.files if not is_setting(entry)]
     if not files:
         raise ValueError("name the file to import")
     if options.kind == "neighbors" and len(files) > 1:
         raise ValueError("a k-NN file is one file: import one")
     if options.order and options.kind != "proposals":
         raise ValueError("--order is for proposals; the other files name their images")
-    config = config_of(options, [entry for entry in options.files if is_setting(entry)])
     store, started, run_id = Store(config.execution.store), time.monotonic(), new_run_id()
     store.check()
     (scenes,) = _done(config, store, ("scenes",), {}).values()

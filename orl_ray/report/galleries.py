@@ -78,8 +78,10 @@ def _strip(photographs: Sequence[Image.Image], captions: Sequence[str], framed: 
             canvas.paste(tile, (x, y))
             if at == framed:
                 draw.rectangle((x, y, x + tile.width - 1, y + height - 1), outline=PALETTE[0], width=5)
-            draw.text((x + 2, y + height + 5), captions[at], font=_font(TEXT), fill=PALETTE[0] if at == framed else INK)
-            x += round(aspects[at] * height) + GAP
+            width = round(aspects[at] * height)
+            colour = PALETTE[0] if at == framed else INK
+            draw.text((x + 2, y + height + 5), captions[at], font=_font_within(captions[at], width - 4), fill=colour)
+            x += width + GAP
         y += height + caption_height
     return _jpeg(canvas)
 
@@ -259,6 +261,12 @@ def _colour(number: int) -> str:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
+
+
+def _font_within(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font in which a text is no wider than this, down to a third of the usual size."""
+    needed = _font(TEXT).getlength(text)
+    return _font(TEXT if needed <= width else max(TEXT // 3, int(TEXT * width / needed)))
 
 
 def _jpeg(canvas: Image.Image) -> bytes:

@@ -242,9 +242,7 @@ class TestRefusals:
     def test_a_box_without_area_or_of_any_size_is_refused(self, small, ids, tmp_path, box):
         content = proposals(small, ids)
         content["bbox"][1] = [[0, 0, 1, 1], box]
-        assert self.refuse(small, "proposals", content, tmp_path, ids).startswith(
-            "boxes that leave their image or have no area: 1, in the rows of 1 images"
-        )
+        assert "have no area: 1, in the rows of 1 images" in self.refuse(small, "proposals", content, tmp_path, ids)
 
     def test_a_neighbours_box_must_lie_on_the_neighbour(self, small, ids, tmp_path):
         content = correspondences(small, ids, 3, 0.3)

@@ -68,9 +68,7 @@ class TestEveryKind:
 
     def test_that_must_align_is_refused_where_the_store_lacks_an_image(self, coco, tmp_path, kind, source_order):
         (broken,) = {image_id for image_id, _ in coco.quarantined("packed_scenes")}
-        with pytest.raises(
-            ValueError, match=rf"1 of 20 images of .* are not in the store, such as {broken}: positions"
-        ):
+        with pytest.raises(ValueError, match=rf"1 of 20 images of .* are not in the store, such as {broken}:"):
             export(coco, kind, tmp_path / "out.json", source_order, aligned=True)
         assert list(tmp_path.iterdir()) == []
 
@@ -124,9 +122,14 @@ class TestSelection:
 class TestFiles:
     def test_a_failed_export_leaves_the_old_file_and_nothing_else(self, coco, tmp_path):
         (tmp_path / "out.json").write_text("old")
-        with pytest.raises(RuntimeError), published(JsonFile.at(str(tmp_path / "out.json"))) as (_, result):
-            result.write_text("half")
-            raise RuntimeError
+
+        def fail():
+            with published(JsonFile.at(str(tmp_path / "out.json"))) as (_, result):
+                result.write_text("half")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.json", "old")]
 
     def test_a_finished_one_takes_its_place(self, tmp_path):
@@ -167,5 +170,5 @@ class TestRowsFile:
 
     def test_json_with_empty_lists_and_objects_is_json(self):
         out = io.BytesIO()
-        write_json(out, {"a": [], "b": {"c": iter([b"1", b"[2]"]), "d": compact({"x": None})}, 'é"': b"true"})
-        assert json.loads(out.getvalue()) == {"a": [], "b": {"c": [1, [2]], "d": {"x": None}}, 'é"': True}
+        write_json(out, {"a": [], "n": {}, "b": {"c": iter([b"1", b"[2]"]), "d": compact({"x": None})}, 'é"': b"true"})
+        assert json.loads(out.getvalue()) == {"a": [], "n": {}, "b": {"c": [1, [2]], "d": {"x": None}}, 'é"': True}

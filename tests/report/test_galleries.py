@@ -51,6 +51,14 @@ def test_strip_shows_every_photograph():
     assert all(near(picture, colour, 15).sum() > 5000 for colour in colours)
 
 
+def test_long_captions_stay_under_their_tiles():
+    tall = plain((0, 0, 0), height=200, width=120)
+    with_id, without = (opened(group_strip([(tall, text), (tall, "")])) for text in ("8804777247764975640", ""))
+    columns = np.flatnonzero((np.abs(with_id - without).max(axis=-1) > 40).any(axis=0))
+    assert columns.size
+    assert columns.max() < MARGIN + 120 + GAP
+
+
 def test_strip_frames_the_query_only():
     picture = opened(neighbor_strip(plain((0, 0, 0)), [(plain((0, 0, 0)), 0.9)]))
     orange = near(picture, ImageColor.getrgb(PALETTE[0]))
