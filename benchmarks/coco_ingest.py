@@ -10,11 +10,11 @@ Four times a second, the driver and every worker are looked at. A process's grow
 the kernel's own mark (``VmHWM``: resident, with what it shares), above what it held when it was ready: the driver when
 its first stage began, a worker at the first sample that shows the title that Ray gives it. So what a worker imports
 for its tasks counts as growth, pages of libraries and of Ray's object store count whole in each process, and a worker
-that runs many tasks one after the other is taken as one task. The worker whose growth is the largest is told with the
-stage and the task that ran at its peak.
+that runs many tasks one after the other is taken as one task. The largest growth is told with the task that ran at that
+peak, and with the largest growth up to the end of each stage.
 
 The last line is JSON: images, gigabytes of JSON, seconds of each stage and of the job, images a second, and growth
-and peak, MB, of the driver and of the largest task.
+and peak, MB, of the driver and of the task that grew most.
 """
 
 import argparse
@@ -108,17 +108,16 @@ def _run(command: list[str]) -> tuple[int, MemoryWatch, _Stages]:
 
 
 def _memory(watch: MemoryWatch) -> dict[str, Any]:
-    tasks = sorted(watch.workers.values(), key=lambda one: -one.growth)
+    largest = max(watch.workers.values(), key=lambda seen: seen.growth, default=Seen())
     by_stage: dict[str, int] = {}
-    for one in tasks:
-        by_stage.setdefault(one.stage, one.growth >> 20)
-    largest, driver = (tasks or [Seen("", "", 0, 0)])[0], watch.driver or Seen("", "", 0, 0)
+    for seen in watch.workers.values():
+        for stage, peak in seen.peaks.items():
+            by_stage[stage or "start"] = max(by_stage.get(stage or "start", 0), (peak - seen.first) >> 20)
     return {
-        "driver_growth_mb": driver.growth >> 20,
-        "driver_peak_mb": driver.peak >> 20,
+        "driver_growth_mb": watch.driver.growth >> 20,
+        "driver_peak_mb": watch.driver.peak >> 20,
         "task_growth_mb": largest.growth >> 20,
         "task_peak_mb": largest.peak >> 20,
-        "task_stage": largest.stage,
         "task": largest.name,
         "task_growth_mb_by_stage": by_stage,
     }

@@ -17,20 +17,20 @@ class Seen:
     """What was seen of one process.
 
     Attributes:
-        name: its title when it held the most; Ray names the task there.
-        stage: the stage that ran then.
         first: resident bytes when it was ready to work.
+        name: its title when it held the most; Ray names the task there.
         peak: most resident bytes that the kernel saw (``VmHWM``), shared pages included.
+        peaks: stage -> the same up to the end of that stage, where it was there.
     """
 
-    name: str
-    stage: str
-    first: int
-    peak: int
+    first: int = 0
+    name: str = ""
+    peak: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
 
     @property
     def growth(self) -> int:
-        """Bytes between the two."""
+        """Bytes that it took on."""
         return self.peak - self.first
 
 
@@ -40,12 +40,12 @@ class MemoryWatch:
 
     Attributes:
         root: the driver.
-        driver: what was seen of it, None before its first stage.
+        driver: what was seen of it since its first stage began.
         workers: process id -> what was seen of a worker.
     """
 
     root: subprocess.Popen[str]
-    driver: Seen | None = None
+    driver: Seen = field(default_factory=Seen)
     workers: dict[int, Seen] = field(default_factory=dict)
 
     def sample(self, stage: str) -> None:
@@ -63,23 +63,24 @@ class MemoryWatch:
         except psutil.NoSuchProcess:
             return
         if stage:
-            self.driver = _look(parent, self.driver, stage)
+            _look(parent, self.driver, stage)
         for child in children:
-            seen = _look(child, self.workers.get(child.pid), stage)
-            if seen is not None and seen.name.startswith("ray::"):
+            seen = self.workers.get(child.pid, Seen())
+            _look(child, seen, stage)
+            if seen.name.startswith("ray::"):
                 self.workers[child.pid] = seen
 
 
-def _look(process: psutil.Process, known: Seen | None, stage: str) -> Seen | None:
-    """Return what is known of a process now."""
+def _look(process: psutil.Process, seen: Seen, stage: str) -> None:
+    """Note what a process holds."""
     try:
         fields = dict(_FIELD.findall(Path(f"/proc/{process.pid}/status").read_text()))
         held, peak = int(fields["VmRSS"]) * 1024, int(fields["VmHWM"]) * 1024
-        if known is None or peak > known.peak:
-            title = (process.cmdline() or [process.name()])[0]
-            if known and title == _IDLE:  # its last task ended since the sample before
-                title = known.name
-            return Seen(title, stage, known.first if known else held, peak)
+        title = (process.cmdline() or [process.name()])[0]
     except (psutil.Error, OSError, KeyError):  # it ended meanwhile
-        pass
-    return known
+        return
+    seen.first = seen.first or held
+    seen.peaks[stage] = peak
+    if peak > seen.peak:
+        # Where a worker is idle, its last task has ended since the sample before.
+        seen.peak, seen.name = peak, seen.name if title == _IDLE and seen.name else title

@@ -17,7 +17,7 @@ from orl_ray.config import FREEZABLE, Config, flatten
 from orl_ray.node_preflight import check_nodes
 from orl_ray.occupancy import at_work
 from orl_ray.pins import Pin, grown_share, resolve_pins
-from orl_ray.pipeline import Stage, StagePlan, State, next_to_run, plan
+from orl_ray.pipeline import RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan
 from orl_ray.progress import Console, StageProgress, duration
 from orl_ray.ray_session import ray_session
 from orl_ray.settings import Value
@@ -134,7 +134,7 @@ def _execute(
                 if cluster_address(config):  # a private Ray sees what this process sees
                     check_nodes(config, store, summary.run_id)
                 if request.rescan:
-                    _rescan(config, store, console, summary, cpus, deep=request.rescan == "deep")
+                    _rescan(config, stages, store, console, summary, cpus, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)
         _warn_of_growth(config, console, summary)
         status = "finished"
@@ -148,6 +148,7 @@ def _execute(
 
 def _replan(config: Config, stages: Sequence[Stage], store: Store, summary: RunSummary) -> None:
     summary.plans = plan(config, stages, store, summary.pins, summary.again)
+    list_parts(store, summary.plans)
 
 
 def _plan_retries(store: Store, summary: RunSummary) -> None:
@@ -162,7 +163,16 @@ def _plan_retries(store: Store, summary: RunSummary) -> None:
             store.delete_manifest(stage_plan.stage.name, stage_plan.key)
 
 
-def _rescan(config: Config, store: Store, console: Console, summary: RunSummary, cpus: int, *, deep: bool) -> None:
+def _rescan(
+    config: Config,
+    stages: Sequence[Stage],
+    store: Store,
+    console: Console,
+    summary: RunSummary,
+    cpus: int,
+    *,
+    deep: bool,
+) -> None:
     """Let the stages that read the source look at it again; what was not listed yet is listed now."""
     for stage_plan in summary.plans:
         rescan = stage_plan.stage.rescan
@@ -171,6 +181,8 @@ def _rescan(config: Config, store: Store, console: Console, summary: RunSummary,
             for line in rescan(StageRun(config, store, stage_plan, summary.run_id, cpus, progress), deep):
                 console.line(line)
                 summary.notes.append(line)
+            _replan(config, stages, store, summary)
+            store.write_run(summary.run_id, _run_record(config, summary, RUNNING))
 
 
 def _warn_of_growth(config: Config, console: Console, summary: RunSummary) -> None:
@@ -195,7 +207,7 @@ def _run_stages(
     with _stage_threads(len(stages)) as pool:
         while True:
             _replan(config, stages, store, summary)
-            store.write_run(summary.run_id, _run_record(config, summary, "running"))
+            store.write_run(summary.run_id, _run_record(config, summary, RUNNING))
             _check_quarantine(config, summary.plans, store)
             budgets = {p.stage.name: p.stage.budget(config, cpus) for p in running.values()}
             while chosen := next_to_run(summary.plans, budgets, config, cpus):
@@ -262,10 +274,12 @@ def _check_quarantine(config: Config, plans: Sequence[StagePlan], store: Store) 
     for stage_plan in plans:
         bad = sum(record.quarantined for record in stage_plan.records)
         if stage_plan.state is State.DONE and images and bad / images > config.execution.max_bad_fraction:
+            retries = stage_plan.stage.retries
+            remedy = "Mend them and run with --retry-quarantined" if retries else "Mend the source and use a new store"
             raise TooManyBadImagesError(
                 f"{stage_plan.stage.title}: {bad} of {images} images are in quarantine, more than "
                 f"execution.max_bad_fraction={config.execution.max_bad_fraction:g} allows. Most common reasons: "
-                f"{_common_reasons(stage_plan, store)}. Mend the images and use a new store, or raise the limit."
+                f"{_common_reasons(stage_plan, store)}. {remedy}, or raise the limit."
             )
 
 

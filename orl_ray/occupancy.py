@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from orl_ray.leases import Lease, LeaseHeldError, holder, lease_folder
 from orl_ray.storage import Store
 
-_RUNS, _ALONE = "runs", "housekeeping"
+_RUNS, ALONE = "runs", "housekeeping"
 # Where the leases of runs lie; a run that ends takes its own away.
 RUN_LEASES = f"leases/{_RUNS}"
 
@@ -35,7 +35,7 @@ def at_work(store: Store, run_id: str, promise: float) -> Iterator[None]:
     output = f"{_RUNS}/{run_id}"
     try:
         with Lease(store, output, promise=promise, run_id=run_id):
-            keeper = holder(store, _ALONE)
+            keeper = holder(store, ALONE)
             if keeper is not None:
                 raise StoreBusyError(f"{store.root} is being cleaned by {keeper}: start again when that is done")
             yield
@@ -56,7 +56,7 @@ def alone(store: Store, task: str, promise: float) -> Iterator[None]:
         StoreBusyError: a living run, or other housekeeping, is at the store.
     """
     try:
-        with Lease(store, _ALONE, promise=promise, run_id=task):
+        with Lease(store, ALONE, promise=promise, run_id=task):
             runs = [run_id for run_id in sorted((store.root / RUN_LEASES).names()) if _lives(store, run_id)]
             if runs:
                 raise StoreBusyError(
@@ -64,7 +64,7 @@ def alone(store: Store, task: str, promise: float) -> Iterator[None]:
                 )
             yield
     except LeaseHeldError as error:
-        raise StoreBusyError(f"{store.root} is being cleaned by {holder(store, _ALONE)}: wait for it") from error
+        raise StoreBusyError(f"{store.root} is being cleaned by {holder(store, ALONE)}: wait for it") from error
 
 
 def _lives(store: Store, run_id: str) -> bool:

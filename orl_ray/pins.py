@@ -120,7 +120,7 @@ def _find(store: Store, stage: str, wanted: str) -> Pin | None:
 
 def _keys(store: Store, stage: str, wanted: str) -> Iterator[str]:
     """Yield the keys to look at: what runs used, newest first; with a hash given, then every manifest there is."""
-    for run in store.runs(None if wanted else 20):
+    for run in store.runs(None):
         entry = run["stages"].get(stage)
         if entry and entry["content_hash"].startswith(wanted) and entry["content_hash"]:
             yield entry["key"]

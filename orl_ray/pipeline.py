@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from orl_ray.execution import StageRun
 
 Scope = Literal["part", "collection"]
+# Of a run record: its run has not ended, or was killed; it is of an import, which runs no stage.
+RUNNING, IMPORTED = "running", "imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class StagePlan:
         settings: settings in the key.
         inputs: artifact -> content hash of the whole of it.
         manifests: artifact -> key of its manifest, for every input and ``after``.
+        listed: whether its own manifest is there. Where all parts are, but nobody got to list them, it has to be written.
     """
 
     stage: Stage
@@ -136,6 +139,7 @@ class StagePlan:
     settings: dict[str, Value] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     manifests: dict[str, str] = field(default_factory=dict)
+    listed: bool = True
 
     @property
     def content_hash(self) -> str:
@@ -254,6 +258,13 @@ def plan(
     return list(plans.values())
 
 
+def list_parts(store: Store, plans: Sequence[StagePlan]) -> None:
+    """Write the manifests that are missing of what is done: whoever wrote the last part may have died before that."""
+    for stage_plan in plans:
+        if stage_plan.state is State.DONE and not stage_plan.listed:
+            store.write_manifest(stage_plan.stage.name, stage_plan.key, stage_plan.records)
+
+
 def next_to_run(
     plans: Sequence[StagePlan], running: Mapping[str, int], config: Config, total_cpus: int
 ) -> StagePlan | None:
@@ -281,7 +292,7 @@ def _last_known(store: Store) -> dict[str, Any]:
     """Return what the newest run that got as far as each stage knew of it."""
     known: dict[str, Any] = {}
     for run in store.runs():
-        if run.get("status") == "running":  # this very run, or one that was killed
+        if run.get("status") in (RUNNING, IMPORTED):  # this very run, or one that was killed; no run of stages
             continue
         for name, entry in run["stages"].items():
             if entry["key"] and name not in known:
@@ -321,7 +332,8 @@ def _plan_stage(
     settings = semantic_settings(config, stage.settings) if stage.settings else {}
     parts = _wanted_parts(config, stage, settings, plans)
     key = parts[0].key if stage.scope == "collection" else canonical_digest([part.key for part in parts])
-    records = _present_records(store, stage, key, parts)
+    listed = store.manifest(stage.name, key)
+    records = _present_records(store, stage, listed, parts)
     present = {record.key for record in records}
     missing = () if stage.scope == "collection" and records else tuple(p for p in parts if p.key not in present)
     inputs = {entry.artifact: plans[entry.artifact].content_hash for entry in stage.inputs}
@@ -337,6 +349,7 @@ def _plan_stage(
         settings=settings,
         inputs=inputs,
         manifests={name: plans[name].key for name in needed if plans[name].state is State.DONE},
+        listed=listed is not None,
     )
 
 
@@ -362,8 +375,9 @@ def _wanted_parts(
     return parts
 
 
-def _present_records(store: Store, stage: Stage, key: str, parts: Sequence[PartPlan]) -> list[PartRecord]:
-    records = store.manifest(stage.name, key)
+def _present_records(
+    store: Store, stage: Stage, records: Sequence[PartRecord] | None, parts: Sequence[PartPlan]
+) -> list[PartRecord]:
     if records is None:
         found = store.records(stage.name, [part.key for part in parts]) if stage.scope == "part" else {}
         return [found[part.key] for part in parts if part.key in found]

@@ -278,6 +278,17 @@ class Store:
         rows = self.read_json(f"{artifact}/manifests/{key}.json")
         return None if rows is None else [PartRecord(**row) for row in rows]
 
+    def collection(self, artifact: str, key: str) -> list[PartRecord]:
+        """Read a manifest that has to be there, in part order: without it a collection would look like an empty one.
+
+        Raises:
+            StoreError: there is none.
+        """
+        records = self.manifest(artifact, key)
+        if records is None:
+            raise StoreError(f"{artifact}: manifest {key} is gone; run the pipeline again, which writes it anew")
+        return records
+
     def delete_manifest(self, artifact: str, key: str) -> None:
         """Delete a manifest, not the parts that it names; fine where there is none."""
         self.root.delete(f"{artifact}/manifests/{key}.json")

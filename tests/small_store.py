@@ -11,7 +11,6 @@ import shutil
 import sys
 import types
 from dataclasses import dataclass, replace
-from unittest import mock
 
 from safetensors.torch import save
 
@@ -33,7 +32,7 @@ from orl_ray.mining.stages import (
 )
 from orl_ray.part_runner import PartWorker, WorkerContext, prepare_nothing
 from orl_ray.pins import resolve_pins
-from orl_ray.pipeline import PartPlan, State, plan
+from orl_ray.pipeline import PartPlan, State, list_parts, plan
 from orl_ray.proposals.stages import filter_part, propose_part
 from orl_ray.report.stages import make_report
 from orl_ray.scenes.listing import write_listing
@@ -157,6 +156,7 @@ class SmallStore:
         for name in names[: names.index(until) + 1]:
             stage_plan = self.plan(name)
             assert stage_plan.state is not State.WAITS, stage_plan.reason
+            list_parts(self.store, [stage_plan])
             if stage_plan.state is State.RUN:
                 make_stage(self.config, self.store, stage_plan)
                 made.append(name)

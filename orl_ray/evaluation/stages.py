@@ -79,7 +79,7 @@ def probe_images(config: Config, store: Store, manifest: str, groups: Groups) ->
     """
     train = [
         ProbeImage(row["image_id"], "train", row["path"], record.key)
-        for record in store.manifest("scenes", manifest) or []
+        for record in store.collection("scenes", manifest)
         for row in store.read_table("scenes", record.key).select(["image_id", "path"]).to_pylist()
     ]
     test = []
@@ -193,7 +193,7 @@ def _seen(config: Config, store: Store, manifest: str, images: list[ProbeImage])
         rows = np.array(list(prints))
         hashes = np.array([perceptual_hash for perceptual_hash, _ in prints.values()], dtype=np.uint64)
         thumbnails = np.array([np.frombuffer(thumbnail, np.uint8) for _, thumbnail in prints.values()])
-        train = read_fingerprints(store, (record.facts[PACKED] for record in store.manifest("scenes", manifest) or []))
+        train = read_fingerprints(store, (record.facts[PACKED] for record in store.collection("scenes", manifest)))
         seen[rows] = seen_in_training(train, Fingerprints(rows, hashes, thumbnails), config.near_duplicates)
     return seen
 

@@ -1,6 +1,6 @@
 """Folders on local disks, S3 and Google Cloud Storage, behind one small interface."""
 
-from orl_ray.folders.backend import FileInfo, StorageUnavailableError
+from orl_ray.folders.backend import CredentialsError, FileInfo, StorageRefusedError, StorageUnavailableError
 from orl_ray.folders.folder import Folder
 
-__all__ = ["FileInfo", "Folder", "StorageUnavailableError"]
+__all__ = ["CredentialsError", "FileInfo", "Folder", "StorageRefusedError", "StorageUnavailableError"]

@@ -9,6 +9,14 @@ class StorageUnavailableError(OSError):
     """A storage service did not answer, or asked to come back later, after every retry; the data may be fine."""
 
 
+class StorageRefusedError(OSError):
+    """A storage service cannot be used as things are set up: no region, another endpoint. It says nothing of a file."""
+
+
+class CredentialsError(PermissionError):
+    """A storage service does not accept who we say we are, be it for a moment. It says nothing of a file."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class FileInfo:
     """One file of a listing.
@@ -29,7 +37,8 @@ class Backend(Protocol):
     """Whole files by name. Names are absolute paths on a disk, ``key`` in a bucket.
 
     Every method raises :class:`StorageUnavailableError` for what passes with time, ``PermissionError`` for what is
-    not allowed, ``FileNotFoundError`` for a bucket or file that is not there.
+    not allowed, :class:`CredentialsError` where it is us who are not accepted, :class:`StorageRefusedError` where the
+    service cannot be used as things are set up, ``FileNotFoundError`` for a bucket or file that is not there.
     """
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:

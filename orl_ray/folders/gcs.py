@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
-from orl_ray.folders.backend import FileInfo, StorageUnavailableError
+from orl_ray.folders.backend import CredentialsError, FileInfo, StorageRefusedError, StorageUnavailableError
 from orl_ray.folders.range_file import RangeFile
 from orl_ray.folders.retries import request_timeout, retried
 
@@ -177,7 +177,7 @@ def _failure(error: Exception, uri: str) -> Exception:
     if isinstance(error, passing):
         return StorageUnavailableError(text)
     if isinstance(error, GoogleAuthError):
-        return PermissionError(f"{text}. Set GOOGLE_APPLICATION_CREDENTIALS, or take a machine with a service account")
+        return CredentialsError(f"{text}. Set GOOGLE_APPLICATION_CREDENTIALS, or take a machine with a service account")
     return error
 
 
@@ -186,13 +186,13 @@ def _answer(status: int, text: str, uri: str) -> Exception:
     if status >= 500 or status in (408, 429):
         return StorageUnavailableError(text)
     by_status = {
-        401: PermissionError(text),
+        401: CredentialsError(text),
         403: PermissionError(text),
         404: FileNotFoundError(f"{uri}: there is no such object, or no such bucket"),
         412: FileExistsError(uri),
         416: _RangeBeyondEndError(uri),
     }
-    return by_status.get(status, OSError(text))
+    return by_status.get(status, StorageRefusedError(text))
 
 
 def _folder_prefix(prefix: str) -> str:

@@ -1,5 +1,6 @@
 """Files on a disk: whole or not at all, flushed before they count."""
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -51,8 +52,10 @@ class LocalBackend:
         Path(name).unlink(missing_ok=True)
 
     def delete_all(self, prefix: str) -> None:
-        """Delete a folder; fine where there is none."""
-        shutil.rmtree(prefix, ignore_errors=True)
+        """Delete a folder; fine where there is none, or where others delete it, too."""
+        while Path(prefix).exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(prefix)
 
     def names(self, prefix: str) -> set[str]:
         """Return the names in a folder, but not those of files that are being written."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
-from orl_ray.folders.backend import FileInfo, StorageUnavailableError
+from orl_ray.folders.backend import CredentialsError, FileInfo, StorageRefusedError, StorageUnavailableError
 from orl_ray.folders.range_file import RangeFile
 from orl_ray.folders.retries import request_timeout, retried
 
@@ -212,7 +212,9 @@ def _failure(error: Exception, uri: str) -> Exception:
 
     text = f"{uri}: {' '.join(str(error).split())}"
     if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
-        return PermissionError(f"{uri}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role")
+        return CredentialsError(
+            f"{uri}: no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
+        )
     if isinstance(error, aws.ClientError):
         return _answer(error.response, uri)
     passing = (
@@ -223,7 +225,7 @@ def _failure(error: Exception, uri: str) -> Exception:
     if isinstance(error, passing):
         return StorageUnavailableError(text)
     if isinstance(error, aws.BotoCoreError):  # no region, no such profile: time does not mend these
-        return OSError(text)
+        return StorageRefusedError(text)
     return error
 
 
@@ -237,13 +239,13 @@ def _answer(response: dict[str, Any], uri: str) -> Exception:
     if code == "NoSuchBucket":
         return FileNotFoundError(f"{uri}: there is no such bucket")
     by_status = {
-        401: PermissionError(text),
-        403: PermissionError(text),
+        401: CredentialsError(text),
+        403: PermissionError(text) if code in ("AccessDenied", "AllAccessDisabled", "403") else CredentialsError(text),
         404: FileNotFoundError(uri),
         412: FileExistsError(uri),
         416: _RangeBeyondEndError(uri),
     }
-    return by_status.get(status, OSError(text))
+    return by_status.get(status, CredentialsError(text) if "Token" in code else StorageRefusedError(text))
 
 
 def _folder_prefix(prefix: str) -> str:

@@ -2,15 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orl_ray.occupancy import RUN_LEASES
+from orl_ray.folders import FileInfo
+from orl_ray.occupancy import ALONE, RUN_LEASES
+from orl_ray.pipeline import IMPORTED
 from orl_ray.scenes.packs import ARTIFACT as PACKED
 from orl_ray.scenes.sources import generated_names
 from orl_ray.storage import Store
 
 _CHECKPOINTS, _GENERATED, _LEASES = "checkpoints", "generated", "leases"
+_OURS = ("quarantine", "runs", "takedowns", _CHECKPOINTS, _GENERATED, _LEASES)
 
 
 @dataclass(slots=True)
@@ -43,35 +46,65 @@ class Garbage:
 def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None = None) -> Garbage:
     """Find what no run record names. Nothing is deleted.
 
-    Named is what a run used, made, pinned, or was about to make when it ended: an interrupted run finds its finished
-    parts and its checkpoints again.
+    Named is what a run used, made, pinned, or was about to make when it ended, and what that builds on: the parts that
+    a named manifest lists, the packs that a named part of the scenes lies in.
 
     Args:
         store: the store; no run may be at it.
         artifacts: names of all artifacts that stages make; other folders are left alone.
         keep_runs: forget all run records but the newest so many, and find what only they name; None forgets none.
+            Runs that ended before they knew any stage, and imports, do not count.
 
     Returns:
         The garbage. Memory: the keys of all parts.
     """
-    found, named = Garbage(), defaultdict[str, set[str]](set)
-    rendered: set[str] = set()
-    for number, run in enumerate(store.runs(None)):
-        if keep_runs is not None and number >= keep_runs:
+    found, named, rendered = Garbage(), defaultdict[str, set[str]](set), set[str]()
+    kept = 0
+    for run in store.runs(None):
+        if keep_runs is not None and kept >= keep_runs:
             found.runs.append(run["run_id"])
             continue
+        kept += bool(run["stages"]) and run["status"] != IMPORTED
         for artifact, key in _names(run):
             named[artifact].add(key)
         rendered |= generated_names(run["config"])
+    _follow(store, artifacts, named)
     for artifact in artifacts:
         _find_parts(store, artifact, named[artifact], found)
-        for kind in (_CHECKPOINTS, _LEASES):
-            _find_folders(store, f"{kind}/{artifact}", named[artifact], kind, found)
-    _find_leftovers(store, PACKED, named[PACKED], found)
+        done = store.present(artifact)
+        _find_folders(store, f"{_CHECKPOINTS}/{artifact}", named[artifact] - done, _CHECKPOINTS, found)
+        _find_folders(store, f"{_LEASES}/{artifact}", named[artifact], _LEASES, found)
+        found.half_written += store.root.half_written(artifact)
+    for info in unrecorded_files(store, PACKED):
+        if info.path.split("/")[1] in named[PACKED]:
+            found.files.append(info.path)
+            found.bytes[PACKED] += info.bytes
     _find_folders(store, _GENERATED, rendered, _GENERATED, found)
-    _find_folders(store, RUN_LEASES, (), _LEASES, found)  # no run is at the store, so these are of dead ones
-    found.half_written = list(store.root.half_written())
+    # No run is at the store: what runs left here is of dead ones.
+    _find_folders(store, RUN_LEASES, (), _LEASES, found)
+    _find_folders(store, _LEASES, {*artifacts, *RUN_LEASES.split("/"), ALONE}, _LEASES, found)
+    _find_folders(store, "ray_train", (), _CHECKPOINTS, found)
+    for folder in _OURS:
+        found.half_written += store.root.half_written(folder)
     return found
+
+
+def unrecorded_files(store: Store, artifact: str) -> Iterator[FileInfo]:
+    """Yield the files in folders of parts that no record of a part names, with paths relative to the store.
+
+    A part that is packed again is written beside what it was; a writer that is killed leaves files without a record.
+    """
+    folder = store.root / artifact
+    stored: dict[str, set[str]] = {}
+    for info in folder.files():
+        key, inside, name = info.path.partition("/")
+        if not inside or key == "manifests":
+            continue
+        if key not in stored:
+            record = store.record(artifact, key)
+            stored = {key: {entry.get("stored", name) for name, entry in record.files.items()} if record else set()}
+        if name not in stored[key]:
+            yield replace(info, path=f"{artifact}/{info.path}")
 
 
 def delete_garbage(store: Store, garbage: Garbage) -> None:
@@ -105,6 +138,17 @@ def _names(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((stage, key) for key in keys if key)
 
 
+def _follow(store: Store, artifacts: Collection[str], named: dict[str, set[str]]) -> None:
+    """Add what that which is named builds on."""
+    for artifact in artifacts:
+        manifests = {name.removesuffix(".json") for name in store.root.names(f"{artifact}/manifests")}
+        for key in manifests & named[artifact]:
+            named[artifact].update(record.key for record in store.manifest(artifact, key) or [])
+    # Keys are made of content, so a part of the scenes may point to packs that an earlier run made under another key.
+    for record in store.records("scenes", sorted(named["scenes"])).values():
+        named[PACKED].add(record.facts[PACKED])
+
+
 def _find_parts(store: Store, artifact: str, named: Collection[str], found: Garbage) -> None:
     """Find the parts, manifests and quarantine of an artifact that are not named."""
     sizes: Counter[str] = Counter()
@@ -128,14 +172,3 @@ def _find_folders(store: Store, folder: str, named: Collection[str], kind: str, 
     if sizes:
         found.folders += [f"{folder}/{name}" for name in sorted(sizes)]
         found.bytes[kind] += sizes.total()
-
-
-def _find_leftovers(store: Store, artifact: str, named: set[str], found: Garbage) -> None:
-    """Find files that a part's record does not name any more: the part was packed again, beside what it was."""
-    for key in sorted(named & store.present(artifact)):
-        record = store.record(artifact, key)
-        stored = {entry.get("stored", name) for name, entry in record.files.items()} if record else set()
-        for info in store.part_folder(artifact, key).files():
-            if info.path not in stored:
-                found.files.append(f"{artifact}/{key}/{info.path}")
-                found.bytes[artifact] += info.bytes

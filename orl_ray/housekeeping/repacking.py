@@ -11,7 +11,7 @@ from orl_ray.storage import TABLE, PartRecord, Store, StoreError, parquet_bytes
 
 
 def pack_without(store: Store, key: str, image_ids: Collection[int]) -> PartRecord:
-    """Pack a part again without some of its images, and forget what held them.
+    """Pack a part again without some of its images, beside what it was, which is garbage then.
 
     A reader, or a crash on the way, sees the part as it was or as it is, whole. The source is not read.
 
@@ -42,7 +42,7 @@ def pack_without(store: Store, key: str, image_ids: Collection[int]) -> PartReco
     written[TABLE] = store.write_part_file(ARTIFACT, key, TABLE, parquet_bytes(kept), beside=True)
     quarantine = [tuple(row.values()) for row in store.quarantine(ARTIFACT, key).to_pylist()]
     left_out = len(table) - len(kept)
-    record = store.write_part(
+    return store.write_part(
         ARTIFACT,
         key,
         before.index,
@@ -54,8 +54,3 @@ def pack_without(store: Store, key: str, image_ids: Collection[int]) -> PartReco
         environment=before.environment,
         facts={**before.facts, TAKEN_DOWN: before.facts.get(TAKEN_DOWN, 0) + left_out},
     )
-    stored = {entry.get("stored", name) for name, entry in record.files.items()}
-    for info in list(store.part_folder(ARTIFACT, key).files()):
-        if info.path not in stored:
-            store.part_folder(ARTIFACT, key).delete(info.path)
-    return record

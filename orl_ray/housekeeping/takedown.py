@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orl_ray.housekeeping.garbage import unrecorded_files
 from orl_ray.housekeeping.repacking import pack_without
 from orl_ray.scenes.packs import ARTIFACT as PACKED
-from orl_ray.scenes.takedowns import ask_takedown
+from orl_ray.scenes.takedowns import ask_takedown, noted_shares
 from orl_ray.storage import PartRecord, Store
 
 # Columns that hold image ids, flat or in lists. The listing is left out: it has to know what it must not list again.
@@ -72,7 +73,7 @@ def find_traces(store: Store, artifacts: Collection[str], image_ids: Collection[
     for artifact in (*TRAINED, _REPORT):
         present = store.present(artifact)
         nobody_knows = present - made[artifact] if packed else set()  # they may have been made of anything
-        keys = sorted(present & shared[artifact] | nobody_knows)
+        keys = sorted(present & (shared[artifact] | noted_shares(store, image_ids, artifact)) | nobody_knows)
         if keys:
             (traces.parts if artifact == _REPORT else traces.trained)[artifact] = keys
     return traces
@@ -93,21 +94,29 @@ def take_down(
     Returns:
         What was found, and with that deleted; ``trained`` is still there unless ``weights`` is set.
     """
-    for image_id in image_ids:
-        ask_takedown(store, image_id, reason)
     traces = find_traces(store, artifacts, image_ids)
+    for image_id in image_ids:
+        ask_takedown(store, image_id, reason, {**traces.trained, _REPORT: traces.parts.get(_REPORT, [])})
     for artifact, keys in [*traces.parts.items(), *(traces.trained.items() if weights else ())]:
-        if artifact != PACKED:
-            _delete_manifests(store, artifact, keys)
-            for key in keys:
+        _delete_manifests(store, artifact, keys)
+        for key in keys:
+            if artifact == PACKED:
+                pack_without(store, key, image_ids)
+            else:
                 store.delete_part(artifact, key)
     if weights:
         store.root.delete_folder("checkpoints")
-    # The packs come last: they tell what else to look for, should this be interrupted.
-    _delete_manifests(store, PACKED, traces.parts.get(PACKED, ()))
-    for key in traces.parts.get(PACKED, ()):
-        pack_without(store, key, image_ids)
+    _sweep(store, artifacts)
     return traces
+
+
+def _sweep(store: Store, artifacts: Collection[str]) -> None:
+    """Delete what no record names, as parts that were packed again left it, and killed writers: images may be in it."""
+    for artifact in artifacts:
+        for info in list(unrecorded_files(store, artifact)):
+            store.root.delete(info.path)
+        for remains in list(store.root.half_written(artifact)):
+            store.root.delete_half_written(remains)
 
 
 def _hits(store: Store, record: PartRecord, ids: NDArray[np.int64]) -> set[int]:

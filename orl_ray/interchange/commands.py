@@ -19,7 +19,7 @@ from orl_ray.interchange.writing import (
 from orl_ray.occupancy import StoreBusyError, at_work
 from orl_ray.options import add_settings, config_of, is_setting
 from orl_ray.pins import Pin, frozen_needs, parse_freeze, resolve_pins
-from orl_ray.pipeline import Stage, StagePlan, State, collection_hash, plan, up_to
+from orl_ray.pipeline import IMPORTED, Stage, StagePlan, State, collection_hash, plan, up_to
 from orl_ray.progress import Console, StageProgress
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.sources import source_folders
@@ -36,7 +36,7 @@ def import_command(arguments: Sequence[str]) -> int:
         arguments: the command line behind ``import``.
 
     Returns:
-        The exit code: 0 done, 2 nothing was imported.
+        The exit code: 0 done, 2 nothing was imported, 130 interrupted.
     """
     options = _import_parser().parse_intermixed_args(arguments)
     return _told(lambda: _import(options))
@@ -49,7 +49,7 @@ def export_command(arguments: Sequence[str]) -> int:
         arguments: the command line behind ``export``.
 
     Returns:
-        The exit code: 0 done, 2 nothing was exported.
+        The exit code: 0 done, 2 nothing was exported, 130 interrupted.
     """
     options = _export_parser().parse_intermixed_args(arguments)
     return _told(lambda: _export(options))
@@ -61,6 +61,9 @@ def _told(work: Callable[[], None]) -> int:
     except (ValueError, OSError, StoreError, StoreBusyError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing of it is used", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -161,7 +164,7 @@ def _run_record(
     versions: Mapping[str, int] = {stage.name: stage.version for stage in _stages(config, tuple(imported.records))}
     return {
         "run_id": run_id,
-        "status": "finished",
+        "status": IMPORTED,
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
         "config": flatten(config),

@@ -263,8 +263,8 @@ class _Import:
     def _raise_problems(self) -> None:
         if self._wrong_boxes:
             raise ValueError(
-                f"boxes that leave their image or have no area: {self._wrong_boxes}, in the rows of {self._wrong_images} "
-                f"images, such as {self._first_wrong}: is the file in the order of another list of images?"
+                f"boxes that leave their image or have no area: {self._wrong_boxes}, in the rows of "
+                f"{self._wrong_images} images, such as {self._first_wrong}: is the file in the order of another list?"
             )
         missing = self.index.image_ids[~self._seen]
         if len(missing):

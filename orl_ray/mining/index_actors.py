@@ -39,14 +39,14 @@ class ImageIndexActor:
         require_store(store.root)
         faiss.omp_set_num_threads(threads)
         ids, vectors = [], []
-        embeddings = store.manifest("image_embeddings", manifests["image_embeddings"]) or []
-        assigned = {record.index: record for record in store.manifest("shards", manifests["shards"]) or []}
+        embeddings = store.collection("image_embeddings", manifests["image_embeddings"])
+        assigned = {record.index: record for record in store.collection("shards", manifests["shards"])}
         for record in embeddings:
             table = store.read_table("image_embeddings", record.key)
             mine = store.read_table("shards", assigned[record.index].key)["shard"].to_numpy() == shard
             ids.append(table["image_id"].to_numpy()[mine])
             vectors.append(vectors_of(table)[mine])
-        self.groups = read_groups(store, manifests.get("near_duplicates", ""))
+        self.groups = read_groups(store, manifests.get("near_duplicates"))
         own = np.concatenate(ids)
         self.index = ExactIndex(own, np.concatenate(vectors), self.groups.of(own))
 
@@ -72,7 +72,7 @@ class RoiShardActor:
         threadpool_limits(threads)
         tables = [
             store.read_table("roi_embeddings", record.key, shard_file(shard))
-            for record in store.manifest("roi_embeddings", manifests["roi_embeddings"]) or []
+            for record in store.collection("roi_embeddings", manifests["roi_embeddings"])
         ]
         table = pa.concat_tables(tables)
         self.vectors, self.boxes = vectors_of(table), boxes_of(table, "box")

@@ -29,7 +29,7 @@ CENTROIDS = "centroids.safetensors"
 def fit_shards(config: Config, store: Store, manifest: str, key: str) -> None:
     """Fit the centroids on a keyed sample of the image embeddings, and write them; runs in a task."""
     started = time.monotonic()
-    records = store.manifest("image_embeddings", manifest) or []
+    records = store.collection("image_embeddings", manifest)
     total = sum(record.rows for record in records)
     chosen = []
     for record in records:
@@ -106,9 +106,9 @@ def check_size(config: Config, store: Store, manifests: dict[str, str]) -> None:
     Raises:
         ValueError: the collection is too small, or nearly all of it is one group of near-duplicates.
     """
-    images = sum(record.rows for record in store.manifest("image_embeddings", manifests["image_embeddings"]) or [])
-    groups = store.manifest(GROUPS, index_manifests(config, manifests).get(GROUPS, "")) or []
-    largest = max([1, *(record.facts["largest"] for record in groups)])
+    images = sum(record.rows for record in store.collection("image_embeddings", manifests["image_embeddings"]))
+    groups = index_manifests(config, manifests).get(GROUPS)
+    largest = max([1, *(record.facts["largest"] for record in (store.collection(GROUPS, groups) if groups else ()))])
     if images - 1 < config.mining.k:
         raise ValueError(f"mining.k is {config.mining.k}, but there are only {images} images: lower it")
     if images - largest < config.mining.k:
@@ -125,7 +125,7 @@ def run_neighbors(run: StageRun) -> None:
         ValueError: as :func:`check_size`.
     """
     check_size(run.config, run.store, run.plan.manifests)
-    records = run.store.manifest("image_embeddings", run.plan.manifests["image_embeddings"]) or []
+    records = run.store.collection("image_embeddings", run.plan.manifests["image_embeddings"])
     manifests, shards = index_manifests(run.config, run.plan.manifests), run.config.mining.shards
     size = 3 * sum(record.bytes for record in records) // shards  # float16 and faiss's float32 copy
     with shard_actors(ImageIndexActor, run, manifests, shards, size) as actors:
@@ -157,7 +157,7 @@ def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> Part
 
 def run_correspondences(run: StageRun) -> None:
     """Match with one actor a shard, which holds the shard's RoI vectors."""
-    records = run.store.manifest("roi_embeddings", run.plan.manifests["roi_embeddings"]) or []
+    records = run.store.collection("roi_embeddings", run.plan.manifests["roi_embeddings"])
     shards = run.config.mining.shards
     size = 2 * sum(record.bytes for record in records) // shards
     with shard_actors(RoiShardActor, run, run.plan.manifests, shards, size) as actors:

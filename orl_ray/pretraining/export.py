@@ -51,7 +51,7 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
 
 
 def _by_index(store: Store, artifact: str, manifest: str) -> dict[int, PartRecord]:
-    return {record.index: record for record in store.manifest(artifact, manifest) or []}
+    return {record.index: record for record in store.collection(artifact, manifest)}
 
 
 def paired_images(store: Store, correspondences: Iterable[PartRecord]) -> NDArray[np.int64]:

@@ -196,7 +196,7 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
     prefix = "online.backbone."
     backbone = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    images = sum(record.rows for record in job.store.manifest("scenes", job.manifests["scenes"]) or [])
+    images = sum(record.rows for record in job.store.collection("scenes", job.manifests["scenes"]))
     check_fence(job.store, job.output, job.fence)
     job.store.write_part(
         job.stage,

@@ -42,7 +42,7 @@ Records = dict[str, list[PartRecord]]
 def make_report(config: Config, store: Store, manifests: dict[str, str], key: str, run_id: str) -> None:
     """Write the page and its pictures; runs in a task."""
     started = time.monotonic()
-    records = {name: store.manifest(name, manifests.get(name, "")) or [] for name in _SHOWN}
+    records = {name: store.collection(name, manifests[name]) if name in manifests else [] for name in _SHOWN}
     result = _result(store, records)
     histories = {stage: records[stage][0].facts["history"] for stage in ("image_level", "object_level")}
     files: Files = {}

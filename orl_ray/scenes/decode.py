@@ -44,8 +44,8 @@ _WHITE = (255, 255, 255, 255)
 _T = TypeVar("_T")
 
 
-# The reason given for an image whose file is not there.
-MISSING = "missing file"
+# The reasons given for an image whose file is not there, or may not be read.
+MISSING, FORBIDDEN = "missing file", "permission denied"
 
 
 class BadImageError(Exception):
@@ -77,24 +77,6 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         image.load()
         rgb = _to_rgb(image)
         return np.array(rgb if transpose is None else rgb.transpose(transpose))
-
-    return _permanent(load)
-
-
-def read_size(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Read (width, height) after orientation, in pixels, from the header alone; it agrees with :func:`decode`.
-
-    Args:
-        data: the bytes of the file.
-        max_pixels: as in :func:`decode`.
-
-    Raises:
-        BadImageError: as in :func:`decode`, as far as the header shows it.
-    """
-
-    def load() -> tuple[int, int]:
-        image = _open(data, max_pixels)
-        return image.size[::-1] if _orientation(image) >= 5 else image.size
 
     return _permanent(load)
 

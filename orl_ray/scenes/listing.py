@@ -18,7 +18,7 @@ from orl_ray.scenes.spool import Spool, drawn, duplicates, spool_entries
 from orl_ray.stage_task import stage_task
 from orl_ray.storage import PartRecord, Store
 
-# Declared for the task: what benchmarks/coco_ingest.py sees is less, whatever the size of the source.
+# Declared for the task: at a million images with seven annotations each, benchmarks/coco_ingest.py sees less.
 TASK_MEMORY_BYTES = 512 * 2**20
 _NAMED = 5
 

@@ -49,17 +49,18 @@ class Fingerprints(NamedTuple):
     thumbnails: NDArray[np.uint8]
 
 
-def read_groups(store: Store, manifest: str) -> Groups:
+def read_groups(store: Store, manifest: str | None) -> Groups:
     """Read the groups: 16 bytes an image that has a near-duplicate.
 
     Args:
         store: the store.
-        manifest: key of the manifest of ``near_duplicates``.
+        manifest: key of the manifest of ``near_duplicates``; None where all images are to count as different.
 
     Raises:
         StoreError: the table is not there or changed since it was written.
     """
-    tables = [store.read_table(ARTIFACT, record.key) for record in store.manifest(ARTIFACT, manifest) or []]
+    records = store.collection(ARTIFACT, manifest) if manifest else []
+    tables = [store.read_table(ARTIFACT, record.key) for record in records]
     table = pa.concat_tables([schema.NEAR_DUPLICATES.empty_table(), *tables])
     return Groups(table["image_id"].to_numpy(), table["group"].to_numpy())
 
@@ -92,7 +93,7 @@ def write_groups(config: Config, store: Store, manifest: str, key: str) -> None:
     """Group the packed scenes and write the groups; runs in a task."""
     started = time.monotonic()
     limits = config.near_duplicates
-    fingerprints = read_fingerprints(store, (record.key for record in store.manifest(PACKED, manifest) or []))
+    fingerprints = read_fingerprints(store, (record.key for record in store.collection(PACKED, manifest)))
     image_ids, groups = group_near_duplicates(*fingerprints, limits.max_distance, limits.max_colour_difference)
     sizes = np.unique(groups, return_counts=True)[1]
     record = store.write_part(
@@ -117,7 +118,7 @@ def run_near_duplicates(run: StageRun) -> None:
     import ray
 
     manifest = run.plan.manifests[PACKED]
-    images = sum(record.rows for record in run.store.manifest(PACKED, manifest) or [])
+    images = sum(record.rows for record in run.store.collection(PACKED, manifest))
     task = stage_task(run, write_groups, memory=_BYTES_AT_LEAST + _BYTES_AN_IMAGE * images)
     ray.get(task.remote(run.config, run.store, manifest, run.plan.key))
 

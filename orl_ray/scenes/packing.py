@@ -9,12 +9,12 @@ from orl_ray import schema
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
-from orl_ray.scenes.decode import BadImageError, decode
+from orl_ray.scenes.decode import FORBIDDEN, MISSING, BadImageError, decode
 from orl_ray.scenes.near_duplicates import fingerprint
 from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
 from orl_ray.scenes.reading import Quarantine
 from orl_ray.scenes.source_check import check_source
-from orl_ray.scenes.source_reading import read_entries
+from orl_ray.scenes.source_reading import Found, Row, read_entries
 from orl_ray.scenes.sources import image_identity
 from orl_ray.scenes.takedowns import TAKEN_DOWN, taken_down
 from orl_ray.storage import TABLE, digest, parquet_bytes
@@ -55,6 +55,7 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
                 "thumbnail": thumbnail,
             }
         )
+    _check_source(context, part, wanted, rows, quarantine)
     table = parquet_bytes(pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES))
     written = packer.finish()
     written[TABLE] = context.store.write_part_file(ARTIFACT, part.key, TABLE, table, beside=True)
@@ -62,9 +63,32 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
     return PartOutput({}, rows=len(rows), written=written, quarantine=quarantine, facts=facts)
 
 
-def _images(
-    context: WorkerContext, part: PartPlan, listed: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], bytes | BadImageError]]:
+def _check_source(
+    context: WorkerContext, part: PartPlan, listed: list[Row], rows: list[Row], quarantine: Quarantine
+) -> None:
+    """Tell a lost mount from missing images: it must stop the run, and nothing of this part be committed.
+
+    Raises:
+        FileNotFoundError: none of the part's images can be had, or one that could is not there any more.
+    """
+    if context.store.record(ARTIFACT, part.key) is not None:
+        return  # a retry: what is packed stays, the rest stays in quarantine
+    reasons = {reason for *_, reason in quarantine}
+    if quarantine and not rows and reasons <= {MISSING, FORBIDDEN}:
+        raise FileNotFoundError(
+            f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): is the "
+            "folder mounted, are its permissions right?"
+        )
+    if MISSING in reasons and rows:
+        there = next(row for row in listed if row["image_id"] == rows[0]["image_id"])
+        ((_, again),) = read_entries(context.config, context.store, [there])
+        if isinstance(again, BadImageError):
+            raise FileNotFoundError(
+                f"{there['path']} was there a moment ago, and is not any more: was the folder unmounted?"
+            )
+
+
+def _images(context: WorkerContext, part: PartPlan, listed: list[Row]) -> Iterator[tuple[Row, Found]]:
     """Yield the listed images of a part, by rising id: those that are packed already from there."""
     store = context.store
     if store.record(ARTIFACT, part.key) is None:

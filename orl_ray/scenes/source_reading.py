@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from orl_ray.config import Config
-from orl_ray.folders import Folder
-from orl_ray.scenes.decode import MISSING, BadImageError
+from orl_ray.folders import CredentialsError, Folder
+from orl_ray.scenes.decode import FORBIDDEN, MISSING, BadImageError
 from orl_ray.scenes.folder_source import is_inside
 from orl_ray.scenes.parquet_source import UnusableFileError, read_images
 from orl_ray.scenes.sources import SourceFolder, source_folders
@@ -68,7 +68,7 @@ def read_file(folder: Folder, path: str) -> Found:
 
     Raises:
         StorageUnavailableError: a storage service did not answer, after retries.
-        OSError: a disk failed.
+        OSError: a disk failed, or a service does not accept us.
     """
     try:
         if folder.is_local:
@@ -84,8 +84,8 @@ def _permanent(error: BadImageError | OSError) -> BadImageError:
         return error
     if isinstance(error, FileNotFoundError | NotADirectoryError):  # the latter: a part of its path is a file now
         return BadImageError(MISSING)
-    if isinstance(error, PermissionError):
-        return BadImageError("permission denied")
+    if isinstance(error, PermissionError) and not isinstance(error, CredentialsError):
+        return BadImageError(FORBIDDEN)
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return BadImageError(os.strerror(error.errno).lower())
     raise error

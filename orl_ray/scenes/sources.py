@@ -155,10 +155,14 @@ def generated_names(values: Mapping[str, Value]) -> set[str]:
 
 
 def image_identity(config: Config) -> dict[str, Value]:
-    """Say which images a source's paths name: the same names stand for other scenes under another seed or size."""
+    """Say which images a source's paths name: the same names stand for other scenes under another seed or size.
+
+    Rows of a Parquet file are numbered whichever of its columns the images are in.
+    """
     if config.source.kind == "generated":
         return {"seed": config.seed, "side": config.generated.side}
-    return {"images": ", ".join(Folder(place).uri for place in several(config.source.images))}
+    places = ", ".join(Folder(place).uri for place in several(config.source.images))
+    return {"images": places, **({"column": config.source.image_column} if config.source.kind == "parquet" else {})}
 
 
 def raise_problems(title: str, problems: list[str]) -> None:

@@ -4,6 +4,7 @@ A takedown outlives every clean-up: as long as it is there, the image is not pac
 """
 
 import time
+from collections.abc import Collection, Iterable, Mapping
 
 from orl_ray.storage import Store
 
@@ -12,18 +13,26 @@ TAKEN_DOWN = "taken_down"
 _FOLDER = "takedowns"
 
 
-def ask_takedown(store: Store, image_id: int, reason: str) -> None:
-    """Note that an image must not be in a store; a first note stays as it is.
+def ask_takedown(store: Store, image_id: int, reason: str, shares: Mapping[str, Collection[str]]) -> None:
+    """Note that an image must not be in a store; of a second note, only the shares are added to the first.
 
     Args:
         store: the store.
         image_id: the image, whether it is in the store or not.
         reason: for people.
+        shares: artifact -> keys of what was made of whole collections with the image in them.
     """
-    path = f"{_FOLDER}/{image_id}.json"
-    if store.read_json(path) is None:
-        asked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        store.write_json(path, {"image_id": image_id, "asked": asked, "reason": reason})
+    path, asked = f"{_FOLDER}/{image_id}.json", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    note = store.read_json(path) or {"image_id": image_id, "asked": asked, "reason": reason, "shares": {}}
+    for artifact, keys in shares.items():
+        note["shares"][artifact] = sorted({*note["shares"].get(artifact, ()), *keys})
+    store.write_json(path, note)
+
+
+def noted_shares(store: Store, image_ids: Iterable[int], artifact: str) -> set[str]:
+    """Return the keys of an artifact that images which were taken down had a share in."""
+    notes = (store.read_json(f"{_FOLDER}/{image_id}.json") for image_id in image_ids)
+    return {key for note in notes if note is not None for key in note["shares"].get(artifact, ())}
 
 
 def taken_down(store: Store) -> frozenset[int]:

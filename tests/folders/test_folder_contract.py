@@ -15,8 +15,9 @@ import pytest
 from fault_proxy import FaultProxy
 from object_store import client, reached_by
 
-from orl_ray.folders import Folder, StorageUnavailableError
+from orl_ray.folders import CredentialsError, Folder, StorageRefusedError, StorageUnavailableError
 from orl_ray.folders.gcs import _failure
+from orl_ray.folders.s3 import _answer
 
 NAMES = (
     "a",
@@ -272,18 +273,39 @@ def test_google_answers_mean_what_those_of_amazon_mean():
 
     expected = {
         google.Forbidden("no"): PermissionError,
-        google.Unauthorized("who"): PermissionError,
+        google.Unauthorized("who"): CredentialsError,
         google.TooManyRequests("slow"): StorageUnavailableError,
         google.ServiceUnavailable("later"): StorageUnavailableError,
-        google.BadRequest("what"): OSError,
+        google.BadRequest("what"): StorageRefusedError,
         requests.ConnectionError("reset"): StorageUnavailableError,
         requests.ChunkedEncodingError("broken off"): StorageUnavailableError,
-        DefaultCredentialsError("none found"): PermissionError,
+        DefaultCredentialsError("none found"): CredentialsError,
     }
     for error, kind in expected.items():
         failure = _failure(error, "gs://bucket/x")
         assert type(failure) is kind
         assert str(failure).startswith("gs://bucket/x: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", PermissionError),  # of this object, or of all
+        (403, "403", PermissionError),  # what HEAD tells
+        (403, "SignatureDoesNotMatch", CredentialsError),
+        (403, "InvalidAccessKeyId", CredentialsError),
+        (403, "RequestTimeTooSkewed", CredentialsError),
+        (400, "ExpiredToken", CredentialsError),
+        (400, "InvalidToken", CredentialsError),
+        (301, "PermanentRedirect", StorageRefusedError),
+        (400, "AuthorizationHeaderMalformed", StorageRefusedError),
+        (503, "SlowDown", StorageUnavailableError),
+        (404, "NoSuchKey", FileNotFoundError),
+    ],
+)
+def test_what_amazon_answers_says_whether_it_is_about_the_file_or_about_us(status, code, kind):
+    failure = _answer({"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": code}}, "s3://bucket/x")
+    assert type(failure) is kind
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is denied to root")

@@ -4,7 +4,8 @@ from unittest import mock
 
 import pytest
 from object_store import client, object_store, reached_by
-from small_store import SmallStore
+from PIL import Image
+from small_store import SMALL, SmallStore
 
 from orl_ray import execution
 from orl_ray.execution import RunSummary
@@ -12,6 +13,8 @@ from orl_ray.folders import Folder
 from orl_ray.graph import main_job
 from orl_ray.housekeeping.garbage import delete_garbage, find_garbage
 from orl_ray.pipeline import State, plan
+from orl_ray.scenes.generated import render_scene
+from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import Store
 
 ARTIFACTS = [stage.name for stage in main_job()]
@@ -83,7 +86,9 @@ def test_what_only_forgotten_runs_name_goes_and_the_rest_stays_whole(small):
 def test_an_interrupted_run_keeps_its_finished_parts_and_its_checkpoints(small):
     other = small.with_settings(rois={"max_rois": 5})
     stage_plan = other.plan("rois")
-    key, training = stage_plan.missing[0].key, other.plan("image_level").key
+    key = stage_plan.missing[0].key
+    other = other.with_settings(image_level={"epochs": 3})
+    training = other.plan("image_level").key
     record_run(other, "20260102-b", "running")
     small.store.write_part("rois", key, 0, {"x": b"whole"}, rows=1)
     small.store.root.write(f"checkpoints/image_level/{training}/step-1/state.json", b"{}")
@@ -105,6 +110,8 @@ REMAINS = {
     "scenes that nobody uses": "generated/train-0123abcd/images/0.jpg",
     "the lease of an output that is gone": "leases/object_level/0123abcd/00000001.json",
     "the lease of a run that died": "leases/runs/20250101-dead/00000001.json",
+    "the probe of a preflight that was killed": "leases/preflight/0123abcd",
+    "what Ray kept of a training that never ended": "ray_train/0123abcd/lease-1/state.json",
 }
 
 
@@ -134,12 +141,55 @@ def test_files_that_a_killed_writer_did_not_end_go(small):
     assert not aside.exists()
 
 
+def test_packs_that_scenes_lie_in_stay_though_the_source_has_moved_since(tmp_path):
+    (tmp_path / "here").mkdir()
+    for number in range(8):
+        Image.fromarray(render_scene(7, "train", number, 64).image).save(tmp_path / "here" / f"{number}.png")
+    settings = [setting for setting in SMALL if not setting.startswith("generated.")]
+    old = SmallStore.new(tmp_path / "store", "source.kind=folder", f"source.images={tmp_path}/here", small=settings)
+    old.make("proposals")
+    record_run(old, "20260101-a")
+    (tmp_path / "here").rename(tmp_path / "there")
+    new = SmallStore.new(tmp_path / "store", "source.kind=folder", f"source.images={tmp_path}/there", small=settings)
+    assert new.make("proposals") == ["listing", "packed_scenes"]
+    record_run(new, "20260102-b")
+    collect(new.store, keep_runs=1)
+    for record in new.records("scenes"):
+        assert len(list(decoded_scenes(new.store, record.key, 10**8))) == record.rows
+
+
+def test_parts_that_a_rescan_listed_stay_though_it_was_cut_off(small):
+    """The run record knows the manifest, and the parts that it listed before."""
+    listing = small.plan("listing")
+    part = small.store.write_part("listing", f"{listing.key}-000009", 9, {"x": b"new"}, rows=1)
+    small.store.write_manifest("listing", listing.key, [*listing.records, part])
+    collect(small.store)
+    assert small.store.record("listing", part.key) == part
+
+
+def test_a_run_that_knew_nothing_is_none_of_the_newest(small):
+    small.store.write_run("20260102-b", {**next(small.store.runs()), "run_id": "20260102-b", "stages": {}})
+    assert find_garbage(small.store, ARTIFACTS, keep_runs=1).keys == {}
+
+
+def test_an_import_is_none_of_the_newest_and_stays_with_them(small):
+    part = small.store.write_part("proposals", "imported", 0, {"x": b"1"}, rows=1)
+    entry = {"key": "all-imported", "parts": {"0": part.key}}
+    record = {**next(small.store.runs()), "run_id": "20260102-b", "status": "imported", "stages": {"proposals": entry}}
+    small.store.write_run("20260102-b", record)
+    assert find_garbage(small.store, ARTIFACTS, keep_runs=1).keys == {}
+    record_run(small, "20260103-c")
+    assert find_garbage(small.store, ARTIFACTS, keep_runs=1).keys == {"proposals": ["imported"]}
+
+
 def test_what_is_none_of_ours_stays(small):
     small.store.root.write("notes/about this store.txt", b"mine")
     small.store.root.write("notes/0123abcd.json", b"{}")
+    (small.store.root.local / "notes" / ".draft.tmp").write_bytes(b"mine")
     collect(small.store, keep_runs=1)
     assert small.store.root.read("notes/about this store.txt") == b"mine"
     assert small.store.root.exists("notes/0123abcd.json")
+    assert (small.store.root.local / "notes" / ".draft.tmp").exists()
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2, 3, 4, 5, 10, 25])

@@ -1,5 +1,6 @@
 """Taking images down: afterwards nothing of them is in the store, they do not come back, and the rest is as it was."""
 
+import contextlib
 import itertools
 from unittest import mock
 
@@ -11,6 +12,7 @@ from small_store import SMALL, SmallStore
 from test_garbage import ARTIFACTS, assert_whole, record_run
 
 from orl_ray.execution import _check_quarantine
+from orl_ray.folders import Folder
 from orl_ray.graph import main_job
 from orl_ray.housekeeping import takedown
 from orl_ray.housekeeping.takedown import find_traces, take_down
@@ -160,6 +162,52 @@ def test_what_was_trained_on_it_goes_where_that_is_asked_for(small, weights):
     assert bool(small.store.root.names("object_level/manifests")) is not weights
 
 
+def test_weights_may_be_deleted_later_and_those_of_later_runs_stay(small):
+    image_id = some(small)[0][0]
+    old = {name: small.plan(name).key for name in ("image_level", "object_level")}
+    first = take_down(small.store, ARTIFACTS, [image_id], "")
+    small.make()
+    record_run(small, "20260102-b")
+    new = {name: small.plan(name).key for name in ("image_level", "object_level", "report")}
+    second = take_down(small.store, ARTIFACTS, [image_id], "", weights=True)
+    assert (second.trained, second.found, second.parts) == (first.trained, set(), {})
+    assert {name: small.store.present(name) for name in new} == {name: {key} for name, key in new.items()}
+    assert not old.keys() & {name for name, key in old.items() if key in small.store.present(name)}
+
+
+def test_near_duplicates_are_grouped_again_without_it(tmp_path):
+    source = photographs(tmp_path / "source")
+    for number in (2, 5):
+        (source / f"{number:02d}b.png").write_bytes((source / f"{number:02d}.png").read_bytes())
+    small = of_folder(tmp_path / "store", source)
+    small.make("neighbors")
+    record_run(small, "20260101-a")
+    assert small.records("near_duplicates")[0].facts["images"] == 4
+    image_id = next(row["image_id"] for row in small.rows("scenes") if row["path"] == "02b.png")
+    take_down(small.store, ARTIFACTS, [image_id], "")
+    small.make("neighbors")
+    assert small.records("near_duplicates")[0].facts == {"groups": 1, "images": 2, "largest": 2, "pairs": 1}
+
+
+REMAINS = {
+    "a pack of a part that was never recorded": "packed_scenes/0123/images-00000-0123.bin",
+    "a table of a part that was never recorded": "rois/0123/part.parquet",
+    "an old pack beside a new one": "packed_scenes/{packed}/images-00000-0123.bin",
+    "a file that was being written": "packed_scenes/{packed}/.images-00000-0123.bin.89ab.tmp",
+}
+
+
+@pytest.mark.parametrize("path", REMAINS.values(), ids=REMAINS)
+def test_what_killed_writers_left_of_it_goes_too(small, path):
+    image_id = some(small)[0][0]
+    data = bytes_of(small, image_id)
+    place = small.store.root.local / path.format(packed=small.records("packed_scenes")[0].key)
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(data)
+    take_down(small.store, ARTIFACTS, [image_id], "")
+    assert not files_with(small.store, data[100:200])
+
+
 def test_what_another_run_trained_without_it_is_not_counted(small, tmp_path):
     fewer = of_folder(small.store.root.local, photographs(tmp_path / "fewer", without=range(9)), "mining.k=2")
     fewer.make("image_level")
@@ -184,6 +232,7 @@ def test_a_takedown_that_dies_on_the_way_is_finished_by_the_next(small, survived
 
         return step
 
+    data = bytes_of(small, image_id)
     deleting = mock.patch.object(Store, "delete_part", die_or(delete))
     packing = mock.patch.object(takedown, "pack_without", die_or(pack))
     with deleting, packing, pytest.raises(KeyboardInterrupt):
@@ -193,3 +242,25 @@ def test_a_takedown_that_dies_on_the_way_is_finished_by_the_next(small, survived
     assert {place.split("/")[0] for place in places_of(small.store, image_id)} == {"listing"}
     assert small.store.present("report") == set()
     assert find_traces(small.store, ARTIFACTS, [image_id]).parts == {}
+    assert not files_with(small.store, data[100:200])
+
+
+@pytest.mark.parametrize("survived", range(4))
+def test_a_takedown_that_dies_while_it_packs_is_finished_by_the_next(small, survived):
+    (image_id, _), left, write = some(small)[0], [survived], Folder.write
+    data = bytes_of(small, image_id)
+
+    def die(folder, path, written):
+        if path.startswith("packed_scenes/"):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        write(folder, path, written)
+
+    with mock.patch.object(Folder, "write", die), contextlib.suppress(KeyboardInterrupt):
+        take_down(small.store, ARTIFACTS, [image_id], "")
+    assert left == [0] or survived == 3  # a pack, a table, a record
+    assert_whole(small.store)
+    take_down(small.store, ARTIFACTS, [image_id], "")
+    assert not files_with(small.store, data[100:200])
+    assert {place.split("/")[0] for place in places_of(small.store, image_id)} == {"listing"}

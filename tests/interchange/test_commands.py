@@ -130,6 +130,19 @@ class TestImport:
         told = refused(import_command, "proposals", file, "--order", order, *settings(small))
         assert told == "--order is for files that do not name their images; these do\n"
 
+    def test_that_is_interrupted_leaves_nothing_to_pin(self, small, tmp_path, capsys, monkeypatch):
+        def stop(*_arguments):
+            raise KeyboardInterrupt
+
+        file, before = (
+            write(tmp_path / "knn.json", neighbors(small, listed_ids(small), 3)),
+            set(small.store.root.files()),
+        )
+        monkeypatch.setattr("orl_ray.interchange.commands.import_neighbors", stop)
+        assert import_command(["neighbors", str(file), *settings(small)]) == 130
+        assert "interrupted" in capsys.readouterr().err
+        assert set(small.store.root.files()) == before
+
 
 class TestExport:
     def test_says_what_the_file_is_without(self, small, tmp_path, capsys):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from reference_files import correspondences, listed_ids, neighbors, proposals, write
 
-from orl_ray.config import flatten
 from orl_ray.cli import full_pipeline
+from orl_ray.config import flatten
 from orl_ray.graph import main_job
 from orl_ray.interchange.commands import import_command
 from orl_ray.pins import PinError, frozen_needs, resolve_pins
@@ -88,7 +88,9 @@ class TestPlan:
         assert {row["image_id"] for row in pinned.rows("rois")} == left
         assert {row["image_id"] for row in pinned.rows("correspondences")} == left
 
-    def test_the_newest_import_is_found_without_its_hash(self, take, small):
+    def test_the_newest_import_is_found_without_its_hash(self, take, small, monkeypatch):
+        ids = iter(("20260101T000000-b", "20260101T000001-a"))
+        monkeypatch.setattr("orl_ray.interchange.commands.new_run_id", lambda: next(ids))
         take("neighbors", neighbors(small, listed_ids(small), 2))
         newest = take("neighbors", neighbors(small, listed_ids(small), 3))
         assert frozen(small, "neighbors").plan("neighbors").content_hash == newest.plan("neighbors").content_hash

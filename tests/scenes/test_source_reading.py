@@ -256,6 +256,22 @@ class TestTars:
             else:
                 assert number_of(data) == number
 
+    def test_a_tar_that_vanishes_half_way_keeps_the_images_that_were_read(self, local, monkeypatch):
+        monkeypatch.setattr(source_reading, "_SPAN_BYTES", 2000)
+        local.write("a.tar", tar_bytes({f"{number}.jpg": image(number) for number in range(COUNT)}))
+        config = config_of(kind="webdataset", images=str(local))
+        rows, plain = listed(config), Folder.read_range
+
+        def vanishing(folder, *arguments):
+            data = plain(folder, *arguments)
+            folder.delete("a.tar")
+            return data
+
+        monkeypatch.setattr(Folder, "read_range", vanishing)
+        found = read(config, rows)
+        assert found.count("missing file") == COUNT - 2  # a span holds two images with their headers
+        assert sorted(number_of(data) for data in found if data != "missing file") == [0, 1]
+
     def test_near_images_share_a_request_and_far_ones_do_not(self, local, monkeypatch):
         files = {"0.jpg": image(0), "1.jpg": image(1), "notes.txt": bytes(100_000), "2.jpg": image(2)}
         local.write("a.tar", tar_bytes(files))
