@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from orl_ray.checks import PreflightError
 from orl_ray.config import Config
-from orl_ray.execution import Request, RunSummary, execute
+from orl_ray.execution import Request, RunSummary, execute, needs_of
 from orl_ray.occupancy import StoreBusyError
 from orl_ray.options import add_settings, config_of
-from orl_ray.pins import frozen_needs, resolve_pins
+from orl_ray.pins import PinError, frozen_needs, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
-from orl_ray.preflight import check_endpoints
+from orl_ray.preflight import Needs, check_endpoints
 from orl_ray.progress import Console, duration, table
 from orl_ray.settings import settings_help
 from orl_ray.storage import Store, StoreError
@@ -41,12 +41,20 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
             store.check()
             print(dry_run(config, stages, store))
             return 0
-        check_endpoints(config, store)
+        rescan = "deep" if options.rescan_deep else "quick" if options.rescan else ""
+        request = Request(rescan, options.retry_quarantined)
+        check_endpoints(config, store, lambda: _needs(config, stages, store, request))
     except (ValueError, OSError, StoreError, PreflightError) as error:
         print(error, file=sys.stderr)
         return 2
-    rescan = "deep" if options.rescan_deep else "quick" if options.rescan else ""
-    return _run(config, stages, store, console, Request(rescan, options.retry_quarantined))
+    return _run(config, stages, store, console, request)
+
+
+def _needs(config: Config, stages: Sequence[Stage], store: Store, request: Request) -> Needs:
+    try:
+        return needs_of(config, plan(config, stages, store, resolve_pins(config, store)), request)
+    except (ValueError, OSError, StoreError):  # what keeps it from being planned is told when it runs
+        return Needs()
 
 
 def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
@@ -65,7 +73,7 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    except (PreflightError, StoreBusyError) as error:
+    except (PreflightError, StoreBusyError, PinError) as error:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:  # noqa: BLE001 -- people are told what a stage raised, not shown a traceback

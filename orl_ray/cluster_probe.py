@@ -15,6 +15,8 @@ from typing import Any
 from orl_ray.config import Config, Execution
 
 Resources = Mapping[str, float]
+# How a problem begins that only a training has.
+NO_ROOM = "no room"
 
 
 class ClusterUnavailableError(RuntimeError):
@@ -123,10 +125,26 @@ def resource_problems(execution: Execution, facts: ClusterFacts) -> list[str]:
     has = ", ".join(f"{sum(node.get(name, 0) for node in facts.nodes):g} {name}s" for name in worker)
     grown = ", and what its autoscaler may add," if facts.groups else ""
     problem = (
-        f"no room for {execution.train_workers} training workers with {wanted} each: {has} in all{grown} make room for "
-        f"{places}. Lower execution.train_workers, execution.train_cpus or execution.use_gpu, or add nodes"
+        f"{NO_ROOM} for {execution.train_workers} training workers with {wanted} each: {has} in all{grown} make room "
+        f"for {places}. Lower execution.train_workers, execution.train_cpus or execution.use_gpu, or add nodes"
     )
     return [problem]
+
+
+def memory_problem(facts: ClusterFacts, wanted: float) -> str:
+    """Say that no node has, or can have, so much memory, or "": Ray would wait for one without a word.
+
+    Args:
+        facts: what there is. What an autoscaler that does not tell its limits could start is not refused.
+        wanted: bytes on one node.
+    """
+    if facts.groups is None:
+        return ""
+    nodes = [*facts.nodes, *(group.resources for group in facts.groups if group.more)]
+    largest = max((node.get("memory", 0.0) for node in nodes), default=0.0)
+    if wanted <= largest:
+        return ""
+    return f"{wanted / 2**30:.2f} GB of memory are needed on one node, the largest has {largest / 2**30:.2f}"
 
 
 def private_facts(execution: Execution) -> ClusterFacts:

@@ -17,7 +17,8 @@ from orl_ray.config import FREEZABLE, Config, flatten
 from orl_ray.node_preflight import check_nodes
 from orl_ray.occupancy import at_work
 from orl_ray.pins import Pin, grown_share, resolve_pins
-from orl_ray.pipeline import RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan
+from orl_ray.pipeline import RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan, to_make
+from orl_ray.preflight import Needs
 from orl_ray.progress import Console, StageProgress, duration
 from orl_ray.ray_session import ray_session
 from orl_ray.settings import Value
@@ -88,6 +89,16 @@ class Request:
     retry_quarantined: bool = False
 
 
+def needs_of(config: Config, plans: Sequence[StagePlan], request: Request) -> Needs:
+    """Tell what a run needs beside its store."""
+    stages, again = to_make(plans), bool(request.rescan) or request.retry_quarantined
+    return Needs(
+        source=again or any(stage.reads_source(config) for stage in stages),
+        ray=again or bool(stages),
+        training=any(stage.trains for stage in stages),
+    )
+
+
 def execute(
     config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request | None = None
 ) -> RunSummary:
@@ -132,7 +143,7 @@ def _execute(
             summary.used_ray = True
             with ray_session(config, summary.run_id) as cpus:
                 if cluster_address(config):  # a private Ray sees what this process sees
-                    check_nodes(config, store, summary.run_id)
+                    check_nodes(config, store, summary.run_id, source=needs_of(config, summary.plans, request).source)
                 if request.rescan:
                     _rescan(config, stages, store, console, summary, cpus, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)

@@ -149,9 +149,10 @@ def check_fence(store: Store, output: str, fence: int) -> None:
 
 
 def _process_namespace() -> str:
-    # Containers may share a host name; a process id only means something inside its own namespace.
-    link = Path("/proc/self/ns/pid")
-    return str(link.readlink()) if link.is_symlink() else ""
+    """Name what process ids mean something in: containers and machines may share a host name, none shares this."""
+    link, boot = Path("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id")
+    names = (str(link.readlink()) if link.is_symlink() else "", boot.read_text().strip() if boot.exists() else "")
+    return " ".join(names)
 
 
 def is_alive(claim: dict[str, Any]) -> bool:

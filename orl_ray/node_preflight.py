@@ -24,10 +24,16 @@ class StoreNotSeenError(RuntimeError):
     """A worker runs on a node that does not see the store."""
 
 
-def check_nodes(config: Config, store: Store, run_id: str) -> None:
+def check_nodes(config: Config, store: Store, run_id: str, *, source: bool) -> None:
     """Prove that every living node of the joined cluster sees the store's root and the source.
 
     The driver leaves a text under the root; a task on each node reads it back, and looks at the source.
+
+    Args:
+        config: the config.
+        store: the store.
+        run_id: this run.
+        source: whether the run reads the source.
 
     Raises:
         PreflightError: names the nodes that do not.
@@ -43,7 +49,7 @@ def check_nodes(config: Config, store: Store, run_id: str) -> None:
         for node_id in nodes:
             here = NodeAffinitySchedulingStrategy(node_id, soft=False)
             task = look.options(name=f"{run_id}-preflight", scheduling_strategy=here)
-            refs[task.remote(config, store, name, token)] = node_id
+            refs[task.remote(config, store, name, token, source)] = node_id
         ended, late = ray.wait(list(refs), num_returns=len(refs), timeout=_NODE_START + DEADLINE)
         for ref in [*ended, *late]:
             for problem in _answer(ref, late=ref in late):
@@ -53,7 +59,7 @@ def check_nodes(config: Config, store: Store, run_id: str) -> None:
     raise_problems([f"{_named(names, len(nodes))}: {problem}" for problem, names in told.items() if names])
 
 
-def look_from_here(config: Config, store: Store, name: str, token: bytes) -> list[str]:
+def look_from_here(config: Config, store: Store, name: str, token: bytes, source: bool) -> list[str]:
     """Look at the store and the source from the node that this runs on; return what is wrong.
 
     Args:
@@ -61,10 +67,11 @@ def look_from_here(config: Config, store: Store, name: str, token: bytes) -> lis
         store: the store.
         name: the file that the driver left under the root.
         token: what is in it.
+        source: whether to look at the source, too.
     """
     import_clients(config, store)
     seen = Check("store", str(store.root), functools.partial(_try_probe, store.root, name, token))
-    return run_checks([seen, *source_checks(config)])
+    return run_checks([seen, *(source_checks(config) if source else ())])
 
 
 @functools.cache

@@ -46,6 +46,16 @@ def no_identity(_config: Config) -> dict[str, Value]:
     return {}
 
 
+def never(_config: Config) -> bool:
+    """Tell that a stage never does something."""
+    return False
+
+
+def always(_config: Config) -> bool:
+    """Tell that a stage always does something."""
+    return True
+
+
 def data_cpus(config: Config, total: int) -> int:
     """Budget a CPU a data worker: ``execution.data_workers``, or all there are."""
     return min(config.execution.data_workers or total, total)
@@ -75,6 +85,8 @@ class Stage:
         budget: CPUs that it takes, given the config and the CPUs there are.
         retries: whether its work, on a part that exists, tries that part's quarantined images again.
         rescan: looks at the source again, on demand; returns lines for people. True asks for a deep check.
+        reads_source: whether its work reads images where they came from, not from packs.
+        trains: whether it takes the workers of a training.
     """
 
     name: str
@@ -91,6 +103,8 @@ class Stage:
     budget: Callable[[Config, int], int] = data_cpus
     retries: bool = False
     rescan: "Callable[[StageRun, bool], list[str]] | None" = None
+    reads_source: Callable[[Config], bool] = never
+    trains: bool = False
 
 
 class State(StrEnum):
@@ -126,7 +140,7 @@ class StagePlan:
         settings: settings in the key.
         inputs: artifact -> content hash of the whole of it.
         manifests: artifact -> key of its manifest, for every input and ``after``.
-        listed: whether its own manifest is there. Where all parts are, but nobody got to list them, it has to be written.
+        listed: whether its own manifest is there. Where only that is missing, it has to be written.
     """
 
     stage: Stage
@@ -256,6 +270,11 @@ def plan(
             made = _plan_stage(config, stage, store, plans, previous.get(stage.name, {}))
             plans[stage.name] = _retried(made, again) if again else made
     return list(plans.values())
+
+
+def to_make(plans: Sequence[StagePlan]) -> list[Stage]:
+    """Return the stages that have work to do, now or when others are done."""
+    return [stage_plan.stage for stage_plan in plans if stage_plan.state in (State.RUN, State.WAITS)]
 
 
 def list_parts(store: Store, plans: Sequence[StagePlan]) -> None:

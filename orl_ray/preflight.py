@@ -7,7 +7,8 @@ import contextlib
 import importlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,14 +24,33 @@ from orl_ray.storage import Store
 
 # One image that cannot be read goes to quarantine; a folder in which none of so many can be read is a problem.
 _FILES_TRIED = 8
+_IMAGES = "source.images"
 
 
-def check_endpoints(config: Config, store: Store, deadline: float = DEADLINE) -> None:
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run needs beside its store: what is made already needs nothing.
+
+    Attributes:
+        source: the images where they came from.
+        ray: a Ray to run on.
+        training: room in it for the workers of a training.
+    """
+
+    source: bool = True
+    ray: bool = True
+    training: bool = True
+
+
+def check_endpoints(
+    config: Config, store: Store, needs: Callable[[], Needs] = Needs, deadline: float = DEADLINE
+) -> None:
     """Check all that this process can see; the store is made where there is none yet.
 
     Args:
         config: the config.
         store: the store.
+        needs: tells what the run needs; asked where something else than the store is amiss.
         deadline: seconds within which each endpoint must have answered.
 
     Raises:
@@ -45,7 +65,19 @@ def check_endpoints(config: Config, store: Store, deadline: float = DEADLINE) ->
     import_clients(config, store)
     if address:
         import ray  # noqa: F401
-    raise_problems(run_checks(checks, deadline))
+    found = run_checks(checks, deadline)
+    if found and not any(problem.startswith("store ") for problem in found):
+        needed = needs()
+        found = [problem for problem in found if _matters(problem, needed)]
+    raise_problems(found)
+
+
+def _matters(problem: str, needed: Needs) -> bool:
+    if problem.startswith(_IMAGES):
+        return needed.source
+    if problem.startswith("Ray"):
+        return needed.ray and (needed.training or f": {cluster_probe.NO_ROOM}" not in problem)
+    return True
 
 
 def source_checks(config: Config) -> list[Check]:
@@ -56,7 +88,7 @@ def source_checks(config: Config) -> list[Check]:
     folders = [Folder(place) for place in several(source.images)]
     files = {"source.annotations": several(source.annotations), "source.splits": several(source.splits)}
     return [
-        *(Check("source.images", str(folder), partial(_try_images, folder)) for folder in folders),
+        *(Check(_IMAGES, str(folder), partial(_try_images, folder)) for folder in folders),
         *(Check(name, place, partial(_try_file, place)) for name, places in files.items() for place in places),
     ]
 

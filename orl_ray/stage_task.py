@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from orl_ray.cluster_probe import ClusterFacts, ask_cluster, cluster_address, memory_problem
 from orl_ray.execution import StageRun
 from orl_ray.node_preflight import require_store
+
+_ASK_SECONDS = 30.0
 
 
 def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float = 0, memory: float | None = None) -> Any:
@@ -22,6 +25,8 @@ def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float =
     """
     import ray
 
+    if memory is not None:
+        require_memory(run, memory, "take a larger machine")
     root = run.store.root
 
     def on_node(*arguments: Any) -> Any:
@@ -30,3 +35,26 @@ def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float =
 
     options = {"num_cpus": 1, "num_gpus": num_gpus, "memory": memory, "name": f"{run.run_id}-{run.plan.stage.name}"}
     return ray.remote(**options)(on_node)
+
+
+def require_memory(run: StageRun, wanted: float, advice: str) -> None:
+    """Check that a task or actor which claims so much memory can ever start.
+
+    Args:
+        run: the stage's run.
+        wanted: bytes on one node.
+        advice: what to do where they are not there.
+
+    Raises:
+        MemoryError: no node has so much, and none can come that has.
+    """
+    import ray
+
+    address = cluster_address(run.config)
+    if address:
+        facts = ask_cluster(address, _ASK_SECONDS)
+    else:
+        facts = ClusterFacts("", "", tuple(node["Resources"] for node in ray.nodes() if node["Alive"]))
+    problem = memory_problem(facts, wanted)
+    if problem:
+        raise MemoryError(f"{run.plan.stage.title}: {problem}: {advice}")

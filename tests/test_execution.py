@@ -10,9 +10,11 @@ import pytest
 
 from orl_ray import execution
 from orl_ray.config import Config
-from orl_ray.execution import _stage_threads, execute
+from orl_ray.evaluation.stages import reads_test_split
+from orl_ray.execution import Request, _stage_threads, execute, needs_of
 from orl_ray.occupancy import StoreBusyError, alone
-from orl_ray.pipeline import Input, Stage
+from orl_ray.pipeline import Input, Stage, StagePlan, State, always
+from orl_ray.preflight import Needs
 from orl_ray.progress import Console
 from orl_ray.storage import Store
 
@@ -39,6 +41,34 @@ def test_without_an_error_stages_are_waited_for():
     with _stage_threads(1) as pool:
         pool.submit(lambda: done.append(time.sleep(0.1)))
     assert len(done) == 1
+
+
+class TestNeeds:
+    def of(self, *states, request=None, split="validation"):
+        read = Stage("read", "", 1, (), (), print, reads_source=always)
+        train = Stage("train", "", 1, (), (), print, trains=True)
+        score = Stage("score", "", 1, (), (), print, reads_source=reads_test_split)
+        plans = [StagePlan(stage, state, "") for stage, state in zip((read, train, score), states, strict=True)]
+        config = dataclasses.replace(Config(), evaluation=dataclasses.replace(Config().evaluation, split=split))
+        return needs_of(config, plans, request or Request())
+
+    @pytest.mark.parametrize("state", [State.RUN, State.WAITS])
+    def test_what_has_work_to_do_needs_what_it_works_with(self, state):
+        assert self.of(state, State.DONE, State.DONE) == Needs(source=True, ray=True, training=False)
+        assert self.of(State.DONE, state, State.DONE) == Needs(source=False, ray=True, training=True)
+        assert self.of(State.DONE, State.DONE, state) == Needs(source=False, ray=True, training=False)
+
+    def test_a_test_split_is_read_where_it_lies(self):
+        assert self.of(State.DONE, State.DONE, State.RUN, split="test").source
+        assert not self.of(State.DONE, State.DONE, State.DONE, split="test").source
+
+    def test_what_is_done_or_skipped_needs_nothing(self):
+        assert self.of(State.DONE, State.DONE, State.SKIPPED) == Needs(source=False, ray=False, training=False)
+
+    @pytest.mark.parametrize("request_", [Request(rescan="quick"), Request(retry_quarantined=True)])
+    def test_looking_at_the_source_again_needs_it(self, request_):
+        needed = self.of(State.DONE, State.DONE, State.DONE, request=request_)
+        assert needed == Needs(source=True, ray=True, training=False)
 
 
 class TestRunRecords:
@@ -98,6 +128,16 @@ class TestRunRecords:
         with alone(store, "gc", 30), pytest.raises(StoreBusyError, match="is being cleaned by gc"):
             execute(Config(), self.stages(seen), store, Console(io.StringIO()))
         assert (seen, list(store.runs())) == ([], [])
+
+    def test_parts_that_nobody_listed_are_listed_by_the_next_run(self, store):
+        """As a driver leaves them that is killed between the last part and its manifest."""
+        summary = execute(Config(), self.stages([]), store, Console(io.StringIO()))
+        key, records = summary.plans[1].key, list(summary.plans[1].records)
+        store.delete_manifest("second", key)
+        seen = []
+        again = execute(Config(), self.stages(seen), store, Console(io.StringIO()))
+        assert (seen, again.made, again.used_ray) == ([], {}, False)
+        assert store.manifest("second", key) == records
 
     def test_reasons_compare_with_the_last_run_that_ended(self, store):
         execute(Config(), self.stages([]), store, Console(io.StringIO()))

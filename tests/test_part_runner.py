@@ -7,7 +7,6 @@ import pytest
 from orl_ray.config import Config
 from orl_ray.node_preflight import StoreNotSeenError
 from orl_ray.part_runner import PartOutput, PartWorker, WorkerContext, prepare_nothing
-from orl_ray.scenes.decode import MISSING
 from orl_ray.storage import Store
 
 ROW = {"index": 3, "key": "k", "inputs": json.dumps({"scenes": "s"})}
@@ -35,14 +34,6 @@ def test_a_part_is_written_and_its_receipt_returned(tmp_path):
     assert (record.index, record.rows, record.quarantined) == (3, 2, 1)
     assert record.environment["opencv"] == "5"
     assert record.environment["device"] == "cpu"
-
-
-def test_a_part_of_which_no_file_is_there_is_a_lost_mount_and_not_committed(tmp_path):
-    store = prepared(tmp_path)
-    output = PartOutput({"a": b""}, rows=0, quarantine=[(7, "x.jpg", MISSING), (8, "y.jpg", MISSING)])
-    with pytest.raises(FileNotFoundError, match="none of the 2 images of part 3 is there"):
-        worker(store, output)(ROW)
-    assert store.record("rois", "k") is None
 
 
 def test_a_part_of_which_nothing_decodes_is_committed_empty(tmp_path):

@@ -19,7 +19,7 @@ from object_store import client, object_store, reached_by
 from orl_ray.checks import DEADLINE, Check, PreflightError, run_checks
 from orl_ray.config import Config, Execution, Source
 from orl_ray.folders import Folder
-from orl_ray.preflight import check_endpoints
+from orl_ray.preflight import Needs, check_endpoints
 from orl_ray.storage import Store
 
 # A deadline, and imports on a busy machine; the clients by themselves would take minutes.
@@ -35,7 +35,7 @@ def config(images=None, store="", annotations="", splits="", **execution):
 def problems(settings, deadline=DEADLINE):
     begun = time.monotonic()
     try:
-        check_endpoints(settings, Store(settings.execution.store), deadline)
+        check_endpoints(settings, Store(settings.execution.store), deadline=deadline)
     except PreflightError as error:
         found = list(error.problems)
     else:
@@ -117,6 +117,31 @@ class TestDisk:
         monkeypatch.setattr(os, "link", shutil.copy)  # a file system that lets the second contender through
         (problem,) = problems(config(store=tmp_path / "store"))
         assert "two drivers could write one output" in problem
+
+    def test_a_source_that_is_gone_matters_only_where_it_is_read(self, tmp_path):
+        settings = config(tmp_path / "gone", tmp_path / "store")
+        store = Store(settings.execution.store)
+        check_endpoints(settings, store, lambda: Needs(source=False))
+        with pytest.raises(PreflightError, match="there is no such folder"):
+            check_endpoints(settings, store, lambda: Needs(ray=False, training=False))
+
+    def test_room_for_a_training_matters_only_where_there_is_one(self, tmp_path):
+        settings = config(store=tmp_path / "store", cpus=1, train_workers=3)
+        store = Store(settings.execution.store)
+        check_endpoints(settings, store, lambda: Needs(training=False))
+        check_endpoints(settings, store, lambda: Needs(ray=False))
+        with pytest.raises(PreflightError, match="no room for 3 training workers"):
+            check_endpoints(settings, store, lambda: Needs(source=False))
+
+    def test_a_store_that_cannot_be_used_is_told_with_everything_else(self, tmp_path, photos):
+        settings = config(tmp_path / "gone", photos)
+
+        def never_asked():
+            raise AssertionError("a store that cannot be read tells nothing")
+
+        with pytest.raises(PreflightError) as raised:
+            check_endpoints(settings, Store(photos), never_asked)
+        assert len(raised.value.problems) == 2
 
     def test_an_image_folder_that_is_not_there(self, tmp_path):
         (problem,) = problems(config(tmp_path / "gone", tmp_path / "store"))
@@ -274,7 +299,7 @@ class TestSilence:
     def test_a_check_without_an_answer_keeps_no_process_alive(self, silent):
         script = (
             "import sys; from orl_ray.preflight import check_endpoints; from orl_ray.config import Config;"
-            "from orl_ray.storage import Store; check_endpoints(Config(), Store('s3://there/store'), 0.3)"
+            "from orl_ray.storage import Store; check_endpoints(Config(), Store('s3://there/store'), deadline=0.3)"
         )
         with silent() as port:
             variables = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a"}

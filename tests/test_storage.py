@@ -288,3 +288,12 @@ class TestRuns:
         monkeypatch.setattr(storage.time, "gmtime", lambda: later)
         assert early < new_run_id()
         assert len({new_run_id() for _ in range(50)}) == 50
+
+
+def test_a_collection_whose_manifest_is_gone_is_no_empty_one(tmp_path):
+    store = Store(tmp_path / "store")
+    record = store.write_part("scenes", "0123", 0, {}, rows=3)
+    with pytest.raises(StoreError, match="scenes: manifest abcd is gone"):
+        store.collection("scenes", "abcd")
+    store.write_manifest("scenes", "abcd", [record])
+    assert store.collection("scenes", "abcd") == [record]

@@ -60,6 +60,11 @@ def no_labels(config: Config) -> str:
     return "no labels: the source is a plain folder; everything else works without them"
 
 
+def reads_test_split(config: Config) -> bool:
+    """Tell whether images of the test split are scored, which was never packed."""
+    return config.evaluation.split == "test"
+
+
 def label_identity(config: Config) -> dict[str, Value]:
     """Hash the files that hold the labels and the splits."""
     files = {"annotations": several(config.source.annotations), "splits": several(config.source.splits)}
@@ -267,4 +272,5 @@ EVALUATION = Stage(
     skip=no_labels,
     identity=label_identity,
     work=run_evaluation,
+    reads_source=reads_test_split,
 )

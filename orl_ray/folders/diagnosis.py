@@ -53,4 +53,9 @@ def explain(error: Exception, place: str) -> str:
 def _endpoint(place: str) -> str:
     names = ("STORAGE_EMULATOR_HOST",) if place.startswith("gs://") else ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     set_by = next((name for name in names if os.environ.get(name)), "")
-    return f"{set_by}={os.environ[set_by]}" if set_by else "the region"
+    return f"{set_by}={_without_password(os.environ[set_by])}" if set_by else "the region"
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

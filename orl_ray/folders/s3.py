@@ -121,7 +121,7 @@ class S3Backend:
                     yield FileInfo(entry["Key"][start:], int(entry["Size"]), str(entry["ETag"]).strip('"'))
 
     def half_written(self, prefix: str) -> Iterator[str]:
-        """Yield ``key upload-id`` of uploads in parts that are not complete; their parts cost money and show nowhere."""
+        """Yield ``key upload-id`` of uploads in parts that are not complete: they cost money, and show nowhere."""
         marker: dict[str, str] = {}
         while True:
             options = {"Bucket": self.bucket, "Prefix": _folder_prefix(prefix), **marker}

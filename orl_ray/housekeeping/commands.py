@@ -132,6 +132,7 @@ def _traces_text(store: Store, ids: Sequence[int], traces: Traces, outcome: _Out
     if rows:
         lines.append("run the job again: it makes the parts above again, and everything that depends on all images,")
         lines.append("the trainings included; freeze=encoder,centroids keeps those (see docs/stores.md)")
+        lines.append("what was imported must be imported again")
     lines.append("not touched: the source, the names of files in the listing, copies and backups of the store")
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from orl_ray.mining.matching import Pairs, match_block
 from orl_ray.node_preflight import require_store
 from orl_ray.scenes.near_duplicate_stage import read_groups
 from orl_ray.schema import shard_file
+from orl_ray.stage_task import require_memory
 from orl_ray.storage import Store
 
 
@@ -129,8 +130,9 @@ def shard_actors(
     """
     import ray
 
-    # Beside the vectors: an idle process with faiss takes 126 MB.
-    remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, memory=shard_bytes + 2**27)(actor)
+    memory = shard_bytes + 2**27  # beside the vectors: an idle process with faiss takes 126 MB
+    require_memory(run, memory, "raise mining.shards, or take larger machines")
+    remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, memory=memory)(actor)
     threads = max(1, run.cpus // shards)
     name = f"{run.run_id}-{run.plan.stage.name}-shard"
     handles = [

@@ -145,7 +145,7 @@ def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> Part
         own = boxes[slice(*rows[row["image_id"]])]
         for rank, neighbor in enumerate(row["neighbor_ids"]):
             if (row["image_id"], neighbor) not in matches:
-                continue  # the neighbour was quarantined after its embedding
+                continue  # it has no RoIs: imported proposals may leave images without any
             pairs, neighbor_boxes = matches[row["image_id"], neighbor]
             entry = (row["image_id"], neighbor, rank, len(own), own[pairs.query_index], neighbor_boxes)
             for name, value in zip(columns, (*entry, pairs.similarities), strict=True):

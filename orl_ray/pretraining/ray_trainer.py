@@ -104,11 +104,17 @@ def fit(run: StageRun, job: TrainingJob) -> None:
     )
     notes = checkpoint_folder(job.store, job.output)
     notes.delete(_REFUSAL)
-    with _watched(run.progress, notes):
-        trainer.fit()
+    try:
+        with _watched(run.progress, notes):
+            trainer.fit()
+    except Exception as error:
+        if notes.exists(_REFUSAL):  # one worker refused, and the others were lost with it
+            raise TrainingRefusedError(notes.read(_REFUSAL).decode()) from error
+        raise
     if notes.exists(_REFUSAL):
         raise TrainingRefusedError(notes.read(_REFUSAL).decode())
-    scratch.delete_folder()
+    with contextlib.suppress(OSError):  # Ray may be writing there still; what is left is garbage
+        scratch.delete_folder()
     notes.delete_folder()
 
 
@@ -133,13 +139,21 @@ def train_worker(arguments: dict[str, TrainingJob]) -> None:
     """Run the loop in one Ray Train worker; rank 0 writes the output.
 
     What trying again cannot mend (a loss that is not finite, settings that do not fit, a lost lease) is left for the
-    driver to raise: Ray would take it for a lost worker and start the training again.
+    driver to raise: Ray takes it for a lost worker and starts the training again, which then ends at once. Until that,
+    the other workers would wait for this one.
     """
+    import ray.train
+
     job = arguments["job"]
+    notes = checkpoint_folder(job.store, job.output)
+    if notes.exists(_REFUSAL):
+        return
     try:
         _train(job)
     except (FloatingPointError, ValueError, LeaseLostError) as error:
-        checkpoint_folder(job.store, job.output).write(_REFUSAL, f"{type(error).__name__}: {error}".encode())
+        notes.write(_REFUSAL, f"{type(error).__name__}: {error}".encode())
+        if ray.train.get_context().get_world_size() > 1:
+            raise
 
 
 def _train(job: TrainingJob) -> None:

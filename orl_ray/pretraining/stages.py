@@ -41,6 +41,7 @@ IMAGE_LEVEL = Stage(
     scope="collection",
     unit="steps",
     budget=training_cpus,
+    trains=True,
     work=run_training,
 )
 
@@ -57,5 +58,6 @@ OBJECT_LEVEL = Stage(
     scope="collection",
     unit="steps",
     budget=training_cpus,
+    trains=True,
     work=run_training,
 )

@@ -1,6 +1,9 @@
 """The stage ``listing``: what a source holds, frozen in numbered parts, in source order."""
 
+import contextlib
 import tempfile
+import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,8 @@ import numpy as np
 
 from orl_ray.config import Config
 from orl_ray.execution import StageRun
-from orl_ray.pipeline import Stage, one_cpu
+from orl_ray.leases import Lease, LeaseHeldError
+from orl_ray.pipeline import Stage, always, one_cpu
 from orl_ray.scenes.labels import labelled_files, read_labels
 from orl_ray.scenes.listing_parts import numbered_rows, write_parts
 from orl_ray.scenes.rescan import BYTES_AN_IMAGE, rescan
@@ -21,6 +25,7 @@ from orl_ray.storage import PartRecord, Store
 # Declared for the task: at a million images with seven annotations each, benchmarks/coco_ingest.py sees less.
 TASK_MEMORY_BYTES = 512 * 2**20
 _NAMED = 5
+_WAIT_SECONDS = 1.0
 
 
 def write_listing(config: Config, store: Store, key: str) -> list[PartRecord]:
@@ -55,11 +60,35 @@ def run_listing(run: StageRun) -> None:
     """List the source in one task, and write the manifest."""
     import ray
 
-    task = stage_task(run, write_listing, memory=TASK_MEMORY_BYTES)
-    records = ray.get(task.remote(run.config, run.store, run.plan.key))
-    run.store.write_manifest("listing", run.plan.key, records)
+    with alone_with_listing(run):
+        if run.store.manifest("listing", run.plan.key) is not None:
+            return  # another run has listed it meanwhile
+        task = stage_task(run, write_listing, memory=TASK_MEMORY_BYTES)
+        records = ray.get(task.remote(run.config, run.store, run.plan.key))
+        run.store.write_manifest("listing", run.plan.key, records)
     for line in _odd_lines(records):
         run.progress.console.line(line)
+
+
+@contextlib.contextmanager
+def alone_with_listing(run: StageRun) -> Iterator[None]:
+    """Wait until no other run writes this listing, and keep others from it.
+
+    Between two readings a source may change.
+    """
+    lease = Lease(run.store, f"listing/{run.plan.key}", promise=run.config.execution.lease_seconds, run_id=run.run_id)
+    told = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lease)
+                break
+            except LeaseHeldError:
+                if not told:
+                    run.progress.console.line("list the source: waits for another run that is at it")
+                told = True
+                time.sleep(_WAIT_SECONDS)
+        yield
 
 
 def _check_size(config: Config, spool: Spool, images: int) -> None:
@@ -80,12 +109,13 @@ def run_rescan(run: StageRun, _deep: bool) -> list[str]:
     """
     import ray
 
-    old = list(run.plan.records)
-    memory = TASK_MEMORY_BYTES + BYTES_AN_IMAGE * sum(record.rows for record in old)
-    task = stage_task(run, rescan, memory=memory)
-    records, report = ray.get(task.remote(run.config, run.store, old, run.plan.key))
-    if records:
-        run.store.write_manifest("listing", run.plan.key, [*old, *records])
+    with alone_with_listing(run):
+        old = run.store.collection("listing", run.plan.key)
+        memory = TASK_MEMORY_BYTES + BYTES_AN_IMAGE * sum(record.rows for record in old)
+        task = stage_task(run, rescan, memory=memory)
+        records, report = ray.get(task.remote(run.config, run.store, old, run.plan.key))
+        if records:
+            run.store.write_manifest("listing", run.plan.key, [*old, *records])
     lines: list[str] = report.lines()
     return lines
 
@@ -124,4 +154,5 @@ LISTING = Stage(
     identity=source_identity,
     work=run_listing,
     rescan=run_rescan,
+    reads_source=always,
 )

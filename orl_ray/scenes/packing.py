@@ -8,7 +8,7 @@ import pyarrow as pa
 from orl_ray import schema
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
-from orl_ray.pipeline import Input, PartPlan, Stage
+from orl_ray.pipeline import Input, PartPlan, Stage, always
 from orl_ray.scenes.decode import FORBIDDEN, MISSING, BadImageError, decode
 from orl_ray.scenes.near_duplicates import fingerprint
 from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
@@ -76,16 +76,14 @@ def _check_source(
     reasons = {reason for *_, reason in quarantine}
     if quarantine and not rows and reasons <= {MISSING, FORBIDDEN}:
         raise FileNotFoundError(
-            f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): is the "
-            "folder mounted, are its permissions right?"
+            f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): "
+            "is the folder mounted, are its permissions right?"
         )
     if MISSING in reasons and rows:
         there = next(row for row in listed if row["image_id"] == rows[0]["image_id"])
         ((_, again),) = read_entries(context.config, context.store, [there])
         if isinstance(again, BadImageError):
-            raise FileNotFoundError(
-                f"{there['path']} was there a moment ago, and is not any more: was the folder unmounted?"
-            )
+            raise FileNotFoundError(f"{there['path']} was there a moment ago, and is not any more: is a mount lost?")
 
 
 def _images(context: WorkerContext, part: PartPlan, listed: list[Row]) -> Iterator[tuple[Row, Found]]:
@@ -117,4 +115,5 @@ PACKED_SCENES = Stage(
     work=run_packed_scenes,
     retries=True,
     rescan=check_source,
+    reads_source=always,
 )

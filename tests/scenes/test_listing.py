@@ -1,14 +1,20 @@
 """The stage listing: which images there are, in which parts, and when a source is refused as a whole."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 from scene_sources import coco_json, photograph, small_coco, small_store_of, write_photographs
 from small_store import SmallStore
 
 from orl_ray import schema
+from orl_ray.config import Config
+from orl_ray.leases import Lease, holder
+from orl_ray.scenes import listing
 from orl_ray.scenes.entries import path_id
-from orl_ray.scenes.listing import _odd_lines, write_listing
+from orl_ray.scenes.listing import _odd_lines, alone_with_listing, write_listing
+from orl_ray.storage import Store
 
 NAMES = ["deep/5.png", *(f"{number}.png" for number in range(5))]
 
@@ -169,3 +175,25 @@ def test_people_are_told_what_is_odd_about_a_source(tmp_path, photographs):
         "1 of 6 entries of the source are in quarantine",
         "labels: 1 annotations of images that are not listed",
     ]
+
+
+def test_a_run_waits_while_another_lists_the_same_source(tmp_path, monkeypatch):
+    store, told, waited = Store(tmp_path), [], []
+    progress = SimpleNamespace(console=SimpleNamespace(line=told.append))
+    run = SimpleNamespace(
+        store=store, plan=SimpleNamespace(key="0123"), config=Config(), run_id="second", progress=progress
+    )
+    other = contextlib.ExitStack()
+    other.enter_context(Lease(store, "listing/0123", promise=30, run_id="first"))
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            other.close()
+
+    monkeypatch.setattr(listing.time, "sleep", wait)
+    with alone_with_listing(run):
+        assert holder(store, "listing/0123") == "second"
+    assert len(waited) == 3
+    assert told == ["list the source: waits for another run that is at it"]
+    assert holder(store, "listing/0123") is None

@@ -11,7 +11,7 @@ from orl_ray.execution import RunSummary, _plan_retries, _replan
 from orl_ray.folders import Folder, StorageUnavailableError
 from orl_ray.graph import main_job
 from orl_ray.scenes import packing, packs
-from orl_ray.scenes.decode import decode
+from orl_ray.scenes.decode import BadImageError, decode
 from orl_ray.scenes.near_duplicates import fingerprint
 from orl_ray.scenes.packs import read_pack
 from orl_ray.storage import TABLE, Store, digest
@@ -49,6 +49,48 @@ def packed_bytes(small):
         for record in small.records("packed_scenes")
         for row, data in read_pack(small.store, record.key)
     }
+
+
+class TestLostMounts:
+    """A mount that goes while a part is read must not look like missing images."""
+
+    def reading(self, monkeypatch, folder, lost):
+        """Let images be lost while they are read, from the third one on."""
+        read, count = packing.read_entries, [0]
+
+        def going(*arguments):
+            for row, data in read(*arguments):
+                count[0] += 1
+                if count[0] == 3:
+                    for path in lost:
+                        (folder / path).unlink()
+                yield row, data
+
+        monkeypatch.setattr(packing, "read_entries", going)
+
+    def test_a_mount_that_is_lost_in_the_middle_fails_the_part(self, tmp_path, folder, monkeypatch):
+        small = coco(tmp_path, folder)
+        small.make("listing")
+        self.reading(monkeypatch, folder, NAMES)
+        with pytest.raises(FileNotFoundError, match="was there a moment ago"):
+            small.make("packed_scenes")
+        assert small.store.present("packed_scenes") == set()
+
+    def test_a_few_images_that_go_meanwhile_are_missing_images(self, tmp_path, folder, monkeypatch):
+        small = coco(tmp_path, folder)
+        small.make("listing")
+        self.reading(monkeypatch, folder, ["0.png", "1.png"])
+        rows, bad = packed(small)
+        assert (len(rows), set(bad.values())) == (4, {"missing file"})
+
+    def test_a_folder_of_which_nothing_may_be_read_is_no_collection_of_bad_images(self, tmp_path, folder, monkeypatch):
+        small = coco(tmp_path, folder)
+        small.make("listing")
+        denied = [(row, BadImageError("permission denied")) for row in small.rows("listing")]
+        monkeypatch.setattr(packing, "read_entries", lambda *_: iter(denied))
+        with pytest.raises(FileNotFoundError, match=r"permission denied.*are its permissions right"):
+            small.make("packed_scenes")
+        assert small.store.present("packed_scenes") == set()
 
 
 class TestPacking:

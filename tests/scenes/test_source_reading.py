@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 from scene_sources import PARQUET_GROUP, coco_json, config_of, parquet_file_bytes, tar_bytes
 
-from orl_ray.folders import Folder, StorageUnavailableError
+from orl_ray.folders import CredentialsError, Folder, StorageRefusedError, StorageUnavailableError
 from orl_ray.scenes import parquet_source, source_reading
 from orl_ray.scenes.decode import BadImageError
 from orl_ray.scenes.entries import SourceImage
@@ -370,3 +370,42 @@ class TestTemporaryFiles:
         config = fill(local, kind)
         read(config, listed(config))
         assert spools == []
+
+
+class TestCredentials:
+    """What says nothing of a file must not send it to quarantine."""
+
+    @pytest.mark.parametrize("error", [CredentialsError("expired"), StorageRefusedError("no region")])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_service_that_does_not_accept_us_is_raised(self, local, monkeypatch, kind, error):
+        config = fill(local, kind)
+        rows = listed(config)
+
+        def refused(*_):
+            raise error
+
+        for name in ("read", "read_range", "open"):
+            monkeypatch.setattr(Folder, name, refused)
+        with pytest.raises(type(error)):
+            read(config, rows)
+
+    @pytest.mark.parametrize("error", [CredentialsError("expired"), StorageRefusedError("no region")])
+    @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+    def test_nor_does_it_make_a_damaged_file_of_one_that_is_listed(self, local, monkeypatch, kind, error):
+        config = fill(local, kind)
+
+        def refused(*_):
+            raise error
+
+        monkeypatch.setattr(Folder, "open", refused)
+        with pytest.raises(type(error)):
+            list(entries(config, Store("/none")))
+
+    def test_a_file_that_may_not_be_read_is_a_bad_image(self, local, monkeypatch):
+        def denied(*_):
+            raise PermissionError("403 AccessDenied")
+
+        config = fill(local, "folder")
+        rows = listed(config)
+        monkeypatch.setattr(Folder, "read", denied)
+        assert set(read(config, rows)) == {"permission denied"}

@@ -165,6 +165,10 @@ class TestIdentity:
 
     def test_generated_scenes_are_what_they_are_drawn_from(self):
         assert image_identity(Config()) == {"seed": 0, "side": Config().generated.side}
+
+    def test_of_parquet_files_the_column_is_part_of_what_the_images_are(self):
+        rows = [image_identity(of(kind="parquet", images="/data", image_column=name)) for name in ("rgb", "mask")]
+        assert rows[0] != rows[1]
         assert source_identity(Config()) == {}
 
 

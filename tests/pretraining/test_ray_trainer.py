@@ -1,0 +1,66 @@
+"""A training worker that refuses to go on: the driver is told why, and no other worker waits for it."""
+
+import sys
+import types
+from types import SimpleNamespace
+
+import pytest
+
+from orl_ray.leases import LeaseLostError
+from orl_ray.pretraining import ray_trainer
+from orl_ray.pretraining.ray_trainer import train_worker
+from orl_ray.storage import Store
+
+
+@pytest.fixture
+def job(tmp_path):
+    return SimpleNamespace(store=Store(tmp_path), output="object_level/0123")
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """Return a function that runs a worker among so many, whose training does something."""
+
+    def run(job, size, training):
+        context = SimpleNamespace(get_world_size=lambda: size)
+        train = types.SimpleNamespace(get_context=lambda: context)
+        monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(train=train))
+        monkeypatch.setitem(sys.modules, "ray.train", train)
+        monkeypatch.setattr(ray_trainer, "_train", training)
+        train_worker({"job": job})
+
+    return run
+
+
+def refusal(job):
+    return job.store.root.read("checkpoints/object_level/0123/refused.txt").decode()
+
+
+def raising(error):
+    def training(_job):
+        raise error
+
+    return training
+
+
+@pytest.mark.parametrize("error", [ValueError("too few pairs"), FloatingPointError("loss"), LeaseLostError("other")])
+def test_the_only_worker_leaves_its_reason_and_ends(job, worker, error):
+    worker(job, 1, raising(error))
+    assert refusal(job) == f"{type(error).__name__}: {error}"
+
+
+def test_one_of_several_fails_so_that_the_others_do_not_wait(job, worker):
+    with pytest.raises(ValueError, match="too few pairs"):
+        worker(job, 2, raising(ValueError("too few pairs")))
+    assert "too few pairs" in refusal(job)
+
+
+def test_after_a_refusal_nothing_is_trained_again(job, worker):
+    worker(job, 1, raising(ValueError("too few pairs")))
+    worker(job, 2, raising(AssertionError("it was trained again")))
+
+
+def test_what_may_pass_is_left_to_ray(job, worker):
+    with pytest.raises(ConnectionError):
+        worker(job, 1, raising(ConnectionError("lost")))
+    assert not job.store.root.exists("checkpoints/object_level/0123")
