@@ -13,6 +13,7 @@ from orl_ray.pins import PinError, frozen_needs, resolve_pins
 from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
 from orl_ray.preflight import Needs, check_endpoints
 from orl_ray.progress import Console, duration, table
+from orl_ray.scenes.takedowns import UnfinishedTakedownError
 from orl_ray.settings import settings_help
 from orl_ray.storage import Store, StoreError
 
@@ -73,7 +74,7 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    except (PreflightError, StoreBusyError, PinError) as error:
+    except (PreflightError, StoreBusyError, UnfinishedTakedownError, PinError) as error:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:  # noqa: BLE001 -- people are told what a stage raised, not shown a traceback

@@ -5,6 +5,7 @@ record says what was used and made.
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,11 @@ from orl_ray.config import FREEZABLE, Config, flatten
 from orl_ray.node_preflight import check_nodes
 from orl_ray.occupancy import at_work
 from orl_ray.pins import Pin, grown_share, resolve_pins
-from orl_ray.pipeline import RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan, to_make
+from orl_ray.pipeline import FINISHED, RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan, to_make
 from orl_ray.preflight import Needs
 from orl_ray.progress import Console, StageProgress, duration
 from orl_ray.ray_session import ray_session
+from orl_ray.scenes.takedowns import refuse_unfinished
 from orl_ray.settings import Value
 from orl_ray.storage import Store, new_run_id
 
@@ -40,6 +42,7 @@ class StageRun:
         run_id: this run.
         cpus: CPUs that the stage may use.
         progress: where to report rows as they are done.
+        stop: set when the run ends early: whoever waits for anything but Ray must look at it.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class StageRun:
     run_id: str
     cpus: int
     progress: StageProgress
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -119,10 +123,12 @@ def execute(
         PreflightError: nodes of the cluster do not see the store or the source.
         PinError: what ``config.freeze`` names is not there.
         StoreBusyError: housekeeping is at the store.
+        UnfinishedTakedownError: a takedown was cut off.
         Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
     """
     summary = RunSummary(new_run_id())
     with at_work(store, summary.run_id, config.execution.lease_seconds):
+        refuse_unfinished(store)
         _execute(config, stages, store, console, request or Request(), summary)
     return summary
 
@@ -148,7 +154,7 @@ def _execute(
                     _rescan(config, stages, store, console, summary, cpus, deep=request.rescan == "deep")
                 _run_stages(config, stages, store, console, summary, cpus)
         _warn_of_growth(config, console, summary)
-        status = "finished"
+        status = FINISHED
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; the SIGTERM of ray job stop, which Ray turns into an exit
         status = "interrupted"
         raise
@@ -215,7 +221,8 @@ def _run_stages(
     config: Config, stages: Sequence[Stage], store: Store, console: Console, summary: RunSummary, cpus: int
 ) -> None:
     running: dict[Future[float], StagePlan] = {}
-    with _stage_threads(len(stages)) as pool:
+    stop = threading.Event()
+    with _stage_threads(len(stages), stop) as pool:
         while True:
             _replan(config, stages, store, summary)
             store.write_run(summary.run_id, _run_record(config, summary, RUNNING))
@@ -225,7 +232,7 @@ def _run_stages(
                 budgets[chosen.stage.name] = chosen.stage.budget(config, cpus)
                 total = _rows_expected(chosen, summary.plans)
                 progress = StageProgress(console, chosen.stage.title, total, chosen.stage.unit)
-                stage_run = StageRun(config, store, chosen, summary.run_id, budgets[chosen.stage.name], progress)
+                stage_run = StageRun(config, store, chosen, summary.run_id, budgets[chosen.stage.name], progress, stop)
                 console.line(f"{chosen.stage.title}: {chosen.reason}")
                 running[pool.submit(_run_stage, stage_run)] = chosen
             if not running:
@@ -239,7 +246,7 @@ def _run_stages(
 
 
 @contextlib.contextmanager
-def _stage_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+def _stage_threads(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
     """Threads for stages; an error or Ctrl-C ends what they wait for, which is Ray, instead of waiting for them."""
     import ray
 
@@ -247,6 +254,7 @@ def _stage_threads(count: int) -> Iterator[ThreadPoolExecutor]:
     try:
         yield pool
     except BaseException:
+        stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         ray.shutdown()
         raise

@@ -64,7 +64,7 @@ def alone(store: Store, task: str, promise: float) -> Iterator[None]:
                 )
             yield
     except LeaseHeldError as error:
-        raise StoreBusyError(f"{store.root} is being cleaned by {holder(store, ALONE)}: wait for it") from error
+        raise StoreBusyError(f"{store.root} is being cleaned, by {holder(store, ALONE) or 'another'}: wait") from error
 
 
 def _lives(store: Store, run_id: str) -> bool:

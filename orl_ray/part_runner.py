@@ -50,12 +50,14 @@ class WorkerContext:
         store: the store.
         manifests: artifact -> key of its manifest, for every input of the stage.
         shared: handles and small values that the stage adds, such as its index actors.
+        manifest: key of the manifest that the stage will write.
     """
 
     config: Config
     store: Store
     manifests: Mapping[str, str]
     shared: Mapping[str, Any] = field(default_factory=dict)
+    manifest: str = ""
 
 
 Process = Callable[[WorkerContext, Any, PartPlan], PartOutput]
@@ -91,7 +93,7 @@ def run_parts(
     data_context.execution_options.preserve_order = False
     # A part is one output, and an hour of selective search on huge photographs is no stall.
     data_context.execution_no_progress_timeout_s = -1
-    context = WorkerContext(run.config, run.store, run.plan.manifests, shared or {})
+    context = WorkerContext(run.config, run.store, run.plan.manifests, shared or {}, run.plan.key)
     gpus = 1 if on_device and run.config.execution.use_gpu else 0
     workers = run.config.execution.data_workers or (int(ray.cluster_resources().get("GPU", 0)) if gpus else run.cpus)
     missing = [{"index": p.index, "key": p.key, "inputs": json.dumps(p.inputs)} for p in run.plan.missing]
@@ -133,6 +135,9 @@ class PartWorker:
         part = PartPlan(int(row["index"]), row["key"], json.loads(row["inputs"]))
         started = time.monotonic()
         output = self.process(self.context, self.state, part)
+        if self.context.store.record(self.artifact, part.key) is not None:
+            # A part that is made again: until the stage lists it anew, no manifest may name what it was.
+            self.context.store.delete_manifest(self.artifact, self.context.manifest)
         record = self.context.store.write_part(
             self.artifact,
             part.key,

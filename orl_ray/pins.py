@@ -5,7 +5,7 @@ the centroids pinned, the parts that were there keep their keys, and only new pa
 neighbours, RoIs and correspondences are pinned, too: no inputs of ours lead to them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orl_ray.config import FREEZABLE, IMPORTABLE, Config
@@ -84,9 +84,20 @@ def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
             problems.append(f"freeze: {problem}")
         elif pin:
             pins[stage] = pin
+    problems += _unpaired(pins)
     if problems:
         raise PinError("\n".join(problems))
     return pins
+
+
+def _unpaired(pins: Mapping[str, Pin]) -> list[str]:
+    """Say where imported pairs of RoIs would go with RoIs of another origin."""
+    if "correspondences" not in pins:
+        return []
+    pairs, rois = pins["correspondences"], pins.get("rois")
+    if rois is not None and rois.records[0].facts[IMPORT] == pairs.records[0].facts[IMPORT]:
+        return []
+    return [f"freeze: the correspondences {pairs.content_hash} go with the RoIs of the same import: freeze both"]
 
 
 def parse_freeze(text: str) -> list[tuple[str, str]]:

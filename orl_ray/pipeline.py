@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from orl_ray.execution import StageRun
 
 Scope = Literal["part", "collection"]
-# Of a run record: its run has not ended, or was killed; it is of an import, which runs no stage.
-RUNNING, IMPORTED = "running", "imported"
+# Of a run record: its run has not ended, or was killed; has made all that it was asked for; imported, and ran no stage.
+RUNNING, FINISHED, IMPORTED = "running", "finished", "imported"
 
 
 @dataclass(frozen=True, slots=True)

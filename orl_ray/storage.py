@@ -133,6 +133,16 @@ class Store:
                 f"{schema.STORE_VERSION}. Name a new store, or use the orl_ray that wrote this one."
             )
 
+    def require(self) -> None:
+        """Check that this is a store of our version; write nothing.
+
+        Raises:
+            StoreError: as :meth:`check`, or there is none.
+        """
+        self.check()
+        if not self.root.exists(MARKER):
+            raise StoreError(f"{self.root} is no store: there is nothing in it")
+
     def write_json(self, path: str, value: object) -> None:
         """Write JSON for people and machines, whole or not at all; ``path`` is relative to the root."""
         self.root.write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())

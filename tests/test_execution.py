@@ -16,6 +16,7 @@ from orl_ray.occupancy import StoreBusyError, alone
 from orl_ray.pipeline import Input, Stage, StagePlan, State, always
 from orl_ray.preflight import Needs
 from orl_ray.progress import Console
+from orl_ray.scenes.takedowns import UnfinishedTakedownError, begin_takedown, end_takedown
 from orl_ray.storage import Store
 
 
@@ -25,20 +26,21 @@ def test_an_interrupt_ends_what_stages_wait_for_instead_of_waiting_for_them(monk
     monkeypatch.setattr(ray, "shutdown", released.set)
 
     def interrupted():
-        with _stage_threads(1) as pool:
+        with _stage_threads(1, stop) as pool:
             pool.submit(released.wait, 30)
             raise KeyboardInterrupt
 
-    started = time.monotonic()
+    started, stop = time.monotonic(), threading.Event()
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert stop.is_set()
     assert released.is_set()
     assert time.monotonic() - started < 10
 
 
 def test_without_an_error_stages_are_waited_for():
     done = []
-    with _stage_threads(1) as pool:
+    with _stage_threads(1, threading.Event()) as pool:
         pool.submit(lambda: done.append(time.sleep(0.1)))
     assert len(done) == 1
 
@@ -122,6 +124,13 @@ class TestRunRecords:
         (run,) = store.runs()
         assert run["status"] == "failed"
         assert run["stages"]["first"]["state"] == "done"
+
+    def test_a_store_with_images_that_are_half_gone_starts_nothing(self, store):
+        begin_takedown(store, [7, 11])
+        with pytest.raises(UnfinishedTakedownError, match=r"orl_ray delete .*store 11 7 --delete"):
+            execute(Config(), self.stages([]), store, Console(io.StringIO()))
+        end_takedown(store, [7, 11])
+        execute(Config(), self.stages([]), store, Console(io.StringIO()))
 
     def test_a_store_that_is_being_cleaned_starts_nothing(self, store):
         seen = []

@@ -61,7 +61,7 @@ def test_a_run_does_not_start_while_somebody_cleans(store, child):
 
 def test_two_do_not_clean_at_once(store, child):
     child("alone")
-    with pytest.raises(StoreBusyError, match="is being cleaned by child: wait for it"), alone(store, "gc", 30):
+    with pytest.raises(StoreBusyError, match="is being cleaned, by child: wait"), alone(store, "gc", 30):
         pass
 
 

@@ -5,7 +5,10 @@ import os
 
 from orl_ray.folders.backend import StorageUnavailableError
 
-_PERMISSIONS = "s3:ListBucket, s3:GetObject, and for the store s3:PutObject and s3:DeleteObject"
+_PERMISSIONS = (
+    "s3:ListBucket, s3:GetObject, for the store s3:PutObject and s3:DeleteObject, and to clean it "
+    "s3:ListBucketMultipartUploads and s3:AbortMultipartUpload"
+)
 _REGION = "The bucket lies in another region: set AWS_DEFAULT_REGION to it"
 # What a message contains -> what to do. The first that fits is told.
 _ADVICE = {

@@ -14,6 +14,8 @@ from orl_ray.folders.range_file import RangeFile
 from orl_ray.folders.retries import request_timeout, retried
 
 _BUFFER_BYTES = 4 * 2**20
+# Larger objects go up in pieces of this size.
+_PART_BYTES = 16 * 2**20
 _DELETIONS_AT_ONCE = 8
 _T = TypeVar("_T")
 
@@ -69,8 +71,7 @@ class GcsBackend:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Put an object: one request, or a resumable upload that shows nothing before it is complete."""
-        body = bytes(data)
-        self._call(lambda: self._put(name, body), name)
+        self._call(lambda: self._put(name, data), name)
 
     def create(self, name: str, data: bytes) -> None:
         """Put an object on the condition that there is none."""
@@ -124,10 +125,14 @@ class GcsBackend:
             return True
         return any(blobs for blobs, _ in self._pages(name, max_results=1))
 
-    def _put(self, name: str, data: bytes, **conditions: int) -> None:
-        self._blob(name).upload_from_string(
-            data, "application/octet-stream", timeout=request_timeout(), retry=None, checksum="crc32c", **conditions
-        )
+    def _put(self, name: str, data: bytes | memoryview, **conditions: int) -> None:
+        blob = self._blob(name)
+        options = {"timeout": request_timeout(), "retry": None, "checksum": "crc32c", **conditions}
+        if len(data) <= _PART_BYTES:
+            blob.upload_from_string(bytes(data), "application/octet-stream", **options)
+        else:
+            blob.chunk_size = _PART_BYTES  # a resumable upload, of which so much is in memory
+            blob.upload_from_file(_ViewFile(data), size=len(data), content_type="application/octet-stream", **options)
 
     def _pages(self, prefix: str, **options: Any) -> Iterator[tuple[list[Any], list[str]]]:
         """Yield (objects, prefixes) a page; a page that fails is asked for again by itself."""
@@ -160,6 +165,32 @@ class GcsBackend:
 
 class _RangeBeyondEndError(Exception):
     """A range that begins behind the end of its object."""
+
+
+class _ViewFile(io.RawIOBase):
+    """Bytes that lie somewhere, maybe in a mapped file, as a file to be read, without a copy of them all."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data, self._at = memoryview(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
 
 def _failure(error: Exception, uri: str) -> Exception:

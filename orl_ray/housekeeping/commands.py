@@ -10,7 +10,7 @@ from orl_ray.housekeeping.garbage import Garbage, delete_garbage, find_garbage
 from orl_ray.housekeeping.takedown import Traces, find_traces, take_down
 from orl_ray.occupancy import StoreBusyError, alone
 from orl_ray.progress import table
-from orl_ray.storage import MARKER, Store, StoreError
+from orl_ray.storage import Store, StoreError
 
 
 def gc_command(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def gc_command(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line behind ``gc``.
 
     Returns:
-        The exit code: 0 done, 2 it cannot be done as things are.
+        The exit code: 0 done, 2 it cannot be done as things are, 130 interrupted.
     """
     parser = _parser("gc", "Find what no run record of a store names: what interrupted and forgotten runs left behind.")
     parser.add_argument(
@@ -50,7 +50,7 @@ def delete_command(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line behind ``delete``.
 
     Returns:
-        The exit code: 0 done, 2 it cannot be done as things are.
+        The exit code: 0 done, 2 it cannot be done as things are, 130 interrupted.
     """
     parser = _parser("delete", "Take images out of a store for good: their bytes, and what was made of each of them.")
     parser.add_argument(
@@ -80,21 +80,17 @@ def _artifacts() -> list[str]:
 def _on_store(place: str, task: str, work: Callable[[Store], None]) -> int:
     """Do something alone with a store that exists; tell what keeps it from being done."""
     try:
-        store = _existing(place)
+        store = Store(place)
+        store.require()
         with alone(store, task, Config().execution.lease_seconds):
             work(store)
-    except (ValueError, OSError, StoreError, StoreBusyError) as error:
+    except (ValueError, OSError, ImportError, StoreError, StoreBusyError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
-
-
-def _existing(place: str) -> Store:
-    store = Store(place)
-    store.check()
-    if not store.root.exists(MARKER):
-        raise StoreError(f"{store.root} is no store: there is nothing in it")
-    return store
 
 
 def _garbage_table(store: Store, garbage: Garbage) -> str:
@@ -132,7 +128,6 @@ def _traces_text(store: Store, ids: Sequence[int], traces: Traces, outcome: _Out
     if rows:
         lines.append("run the job again: it makes the parts above again, and everything that depends on all images,")
         lines.append("the trainings included; freeze=encoder,centroids keeps those (see docs/stores.md)")
-        lines.append("what was imported must be imported again")
     lines.append("not touched: the source, the names of files in the listing, copies and backups of the store")
     return "\n".join(lines)
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from orl_ray.folders import FileInfo
 from orl_ray.occupancy import ALONE, RUN_LEASES
-from orl_ray.pipeline import IMPORTED
+from orl_ray.pipeline import FINISHED
 from orl_ray.scenes.packs import ARTIFACT as PACKED
 from orl_ray.scenes.sources import generated_names
 from orl_ray.storage import Store
 
 _CHECKPOINTS, _GENERATED, _LEASES = "checkpoints", "generated", "leases"
-_OURS = ("quarantine", "runs", "takedowns", _CHECKPOINTS, _GENERATED, _LEASES)
+_RAY_TRAIN = "ray_train"
+# Folders of a store beside those of its artifacts.
+OURS = ("quarantine", "runs", "takedowns", _CHECKPOINTS, _GENERATED, _LEASES, _RAY_TRAIN)
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class Garbage:
         folders: paths of whole folders of other kinds, relative to the store.
         files: paths of files that parts left behind, relative to the store.
         half_written: what killed writers left behind; its bytes are not known.
-        bytes: kind -> bytes, where a kind is an artifact, ``checkpoints``, ``generated`` or ``leases``.
+        bytes: kind -> bytes, where a kind is an artifact, ``checkpoints``, ``ray_train``, ``generated`` or ``leases``.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -52,8 +54,8 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
     Args:
         store: the store; no run may be at it.
         artifacts: names of all artifacts that stages make; other folders are left alone.
-        keep_runs: forget all run records but the newest so many, and find what only they name; None forgets none.
-            Runs that ended before they knew any stage, and imports, do not count.
+        keep_runs: forget all run records that are older than the newest so many finished runs, and find what only
+            they name; None forgets none. Unfinished runs and imports do not count, and stay with the older one.
 
     Returns:
         The garbage. Memory: the keys of all parts.
@@ -64,7 +66,7 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
         if keep_runs is not None and kept >= keep_runs:
             found.runs.append(run["run_id"])
             continue
-        kept += bool(run["stages"]) and run["status"] != IMPORTED
+        kept += run["status"] == FINISHED  # others may not know yet what they would use
         for artifact, key in _names(run):
             named[artifact].add(key)
         rendered |= generated_names(run["config"])
@@ -83,8 +85,8 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
     # No run is at the store: what runs left here is of dead ones.
     _find_folders(store, RUN_LEASES, (), _LEASES, found)
     _find_folders(store, _LEASES, {*artifacts, *RUN_LEASES.split("/"), ALONE}, _LEASES, found)
-    _find_folders(store, "ray_train", (), _CHECKPOINTS, found)
-    for folder in _OURS:
+    _find_folders(store, _RAY_TRAIN, (), _RAY_TRAIN, found)
+    for folder in OURS:
         found.half_written += store.root.half_written(folder)
     return found
 
@@ -116,7 +118,7 @@ def delete_garbage(store: Store, garbage: Garbage) -> None:
     """
     for run_id in garbage.runs:
         store.root.delete(f"runs/{run_id}.json")
-    for artifact, keys in garbage.keys.items():
+    for artifact, keys in reversed(garbage.keys.items()):  # what builds on things before the things
         for key in keys:
             store.delete_manifest(artifact, key)
         for key in keys:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orl_ray.housekeeping.garbage import unrecorded_files
+from orl_ray.housekeeping.garbage import OURS, unrecorded_files
 from orl_ray.housekeeping.repacking import pack_without
 from orl_ray.scenes.packs import ARTIFACT as PACKED
-from orl_ray.scenes.takedowns import ask_takedown, noted_shares
+from orl_ray.scenes.takedowns import ask_takedown, begin_takedown, end_takedown, noted_shares
 from orl_ray.storage import PartRecord, Store
 
 # Columns that hold image ids, flat or in lists. The listing is left out: it has to know what it must not list again.
@@ -94,6 +94,7 @@ def take_down(
     Returns:
         What was found, and with that deleted; ``trained`` is still there unless ``weights`` is set.
     """
+    begin_takedown(store, image_ids)
     traces = find_traces(store, artifacts, image_ids)
     for image_id in image_ids:
         ask_takedown(store, image_id, reason, {**traces.trained, _REPORT: traces.parts.get(_REPORT, [])})
@@ -107,6 +108,7 @@ def take_down(
     if weights:
         store.root.delete_folder("checkpoints")
     _sweep(store, artifacts)
+    end_takedown(store, image_ids)
     return traces
 
 
@@ -115,7 +117,8 @@ def _sweep(store: Store, artifacts: Collection[str]) -> None:
     for artifact in artifacts:
         for info in list(unrecorded_files(store, artifact)):
             store.root.delete(info.path)
-        for remains in list(store.root.half_written(artifact)):
+    for folder in (*artifacts, *OURS):
+        for remains in list(store.root.half_written(folder)):
             store.root.delete_half_written(remains)
 
 

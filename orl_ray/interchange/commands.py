@@ -58,7 +58,7 @@ def export_command(arguments: Sequence[str]) -> int:
 def _told(work: Callable[[], None]) -> int:
     try:
         work()
-    except (ValueError, OSError, StoreError, StoreBusyError) as error:
+    except (ValueError, OSError, ImportError, StoreError, StoreBusyError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -77,10 +77,10 @@ def _import(options: argparse.Namespace) -> None:
     if options.order and options.kind != "proposals":
         raise ValueError("--order is for proposals; the other files name their images")
     store, started, run_id = Store(config.execution.store), time.monotonic(), new_run_id()
-    store.check()
-    (scenes,) = _done(config, store, ("scenes",), {}).values()
-    progress = StageProgress(Console(), f"import {options.kind}", sum(r.rows for r in scenes.records), "images")
+    store.require()
     with at_work(store, run_id, config.execution.lease_seconds):
+        (scenes,) = _done(config, store, ("scenes",), {}).values()
+        progress = StageProgress(Console(), f"import {options.kind}", sum(r.rows for r in scenes.records), "images")
         if options.kind == "proposals":
             orders = _order(config, store, files, options.order)
             imported = import_proposals(store, scenes.records, files, orders, progress)
@@ -96,21 +96,25 @@ def _import(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     config, kind = config_of(options, options.settings), options.kind
     store, file = Store(config.execution.store), JsonFile.at(options.file)
-    store.check()
+    store.require()
+    with at_work(store, new_run_id(), config.execution.lease_seconds):
+        exported = _exported(config, store, kind, file, options.order)
+    _tell_export(config, file, exported)
+
+
+def _exported(config: Config, store: Store, kind: str, file: JsonFile, order: Sequence[str]) -> Exported:
     names = ("rois", "correspondences") if kind == "correspondences" else (kind,)
     plans = _done(config, store, ("scenes", *names), resolve_pins(config, store))
     records = {name: entry.records for name, entry in plans.items()}
-    orders = [JsonFile.at(place) for place in options.order] or _annotations(config, store)
+    orders = [JsonFile.at(place) for place in order] or _annotations(config, store)
     progress = StageProgress(Console(), f"export {kind}", sum(r.rows for r in records[names[0]]), "images")
-    target = Target(file, orders, bool(options.order), progress)
+    target = Target(file, orders, bool(order), progress)
     if kind == "proposals":
-        exported = export_proposals(store, records["scenes"], records[kind], target)
-    elif kind == "neighbors":
-        exported = export_neighbors(store, records["scenes"], records[kind], target, config.mining.k)
-    else:
-        parts = (records["scenes"], records["rois"], records[kind])
-        exported = export_correspondences(config, store, *parts, target)
-    _tell_export(config, file, exported)
+        return export_proposals(store, records["scenes"], records[kind], target)
+    if kind == "neighbors":
+        return export_neighbors(store, records["scenes"], records[kind], target, config.mining.k)
+    parts = (records["scenes"], records["rois"], records[kind])
+    return export_correspondences(config, store, *parts, target)
 
 
 def _done(config: Config, store: Store, names: Sequence[str], pins: Mapping[str, Pin]) -> dict[str, StagePlan]:
@@ -144,6 +148,9 @@ def _order(config: Config, store: Store, files: Sequence[JsonFile], given: Seque
         if given:
             raise ValueError("--order is for files that do not name their images; these do")
         return []
+    if any(named):
+        with_names, without = files[named.index(True)], files[named.index(False)]
+        raise ValueError(f"{with_names} names its images and {without} does not: import files of one kind")
     orders = [JsonFile.at(place) for place in given] or _annotations(config, store)
     if not orders:
         raise ValueError(

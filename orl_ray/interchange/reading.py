@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orl_ray.scenes.entries import is_id
+from orl_ray.scenes.entries import is_id, path_problem
 from orl_ray.scenes.json_file import JsonFile
 
 Boxes = NDArray[np.int32]
@@ -134,6 +134,9 @@ def read_correspondences(files: Sequence[JsonFile]) -> Iterator[ImagePairs]:
     for part in files[1:]:
         if not np.array_equal(ids, _image_ids(part, _CORRESPONDENCES)):
             raise ValueError(f"{part} lists other images than {file}: they are no parts of one file")
+        neighbors = (_column(one, "pseudo_annotations.knn_image_id", _CORRESPONDENCES) for one in (file, part))
+        if any(ours != theirs for ours, theirs in zip_longest(*neighbors)):
+            raise ValueError(f"{part} lists other neighbours than {file}: they are no parts of one file")
     columns = {
         "images": iter(ids),
         "rows of bbox": _column_of_parts(files, "pseudo_annotations.bbox"),
@@ -171,16 +174,15 @@ def declared(file: JsonFile, name: str) -> float | None:
 
 
 def coco_ids(order: JsonFile) -> Iterator[int]:
-    """Stream the image ids of a COCO JSON in the order of its ``images``.
+    """Stream the image ids of a COCO JSON in the order of its ``images``; -1 stands for rows that the listing refuses.
 
     Raises:
-        ValueError: an image has no id; or the file is missing or broken.
+        ValueError: the file is missing or broken.
     """
-    for _, position, row in order.lists("images"):
-        image_id: Any = row.get("id") if isinstance(row, dict) else None
-        if not is_id(image_id):
-            raise ValueError(f"{order}: images[{position}] has no integer 'id' in [0, 2**63)")
-        yield image_id
+    for _, _, row in order.lists("images"):
+        image_id, name = (row.get("id"), row.get("file_name")) if isinstance(row, dict) else (None, None)
+        refused = not is_id(image_id) or (name is not None and (not isinstance(name, str) or path_problem(name)))
+        yield -1 if refused else int(image_id or 0)
 
 
 def _image_ids(file: JsonFile, kind: str) -> NDArray[np.int64]:

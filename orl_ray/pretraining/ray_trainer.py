@@ -37,7 +37,7 @@ _WATCH_SECONDS = 1.0
 # A collective that waits longer than this has lost a partner.
 _COLLECTIVE_SECONDS = 300
 # What the workers leave for the driver, beside the checkpoints.
-_PROGRESS, _REFUSAL = "progress.json", "refused.txt"
+_PROGRESS = "progress.json"
 
 
 class TrainingRefusedError(RuntimeError):
@@ -68,6 +68,11 @@ class TrainingJob:
     def output(self) -> str:
         """Name of the output, of its lease and of its checkpoints."""
         return f"{self.stage}/{self.key}"
+
+    @property
+    def refusal(self) -> str:
+        """Name of the file in which a worker says why it does not go on, of this lease alone."""
+        return f"refused-{self.fence}.txt"
 
 
 def fit(run: StageRun, job: TrainingJob) -> None:
@@ -103,16 +108,16 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         ),
     )
     notes = checkpoint_folder(job.store, job.output)
-    notes.delete(_REFUSAL)
+    notes.delete(job.refusal)
     try:
         with _watched(run.progress, notes):
             trainer.fit()
     except Exception as error:
-        if notes.exists(_REFUSAL):  # one worker refused, and the others were lost with it
-            raise TrainingRefusedError(notes.read(_REFUSAL).decode()) from error
+        if notes.exists(job.refusal):  # one worker refused, and the others were lost with it
+            raise TrainingRefusedError(notes.read(job.refusal).decode()) from error
         raise
-    if notes.exists(_REFUSAL):
-        raise TrainingRefusedError(notes.read(_REFUSAL).decode())
+    if notes.exists(job.refusal):
+        raise TrainingRefusedError(notes.read(job.refusal).decode())
     with contextlib.suppress(OSError):  # Ray may be writing there still; what is left is garbage
         scratch.delete_folder()
     notes.delete_folder()
@@ -146,12 +151,12 @@ def train_worker(arguments: dict[str, TrainingJob]) -> None:
 
     job = arguments["job"]
     notes = checkpoint_folder(job.store, job.output)
-    if notes.exists(_REFUSAL):
+    if notes.exists(job.refusal):
         return
     try:
         _train(job)
     except (FloatingPointError, ValueError, LeaseLostError) as error:
-        notes.write(_REFUSAL, f"{type(error).__name__}: {error}".encode())
+        notes.write(job.refusal, f"{type(error).__name__}: {error}".encode())
         if ray.train.get_context().get_world_size() > 1:
             raise
 

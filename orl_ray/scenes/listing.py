@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -87,7 +86,8 @@ def alone_with_listing(run: StageRun) -> Iterator[None]:
                 if not told:
                     run.progress.console.line("list the source: waits for another run that is at it")
                 told = True
-                time.sleep(_WAIT_SECONDS)
+            if run.stop.wait(_WAIT_SECONDS):
+                raise InterruptedError("the run has ended")
         yield
 
 

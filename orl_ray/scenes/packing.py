@@ -27,6 +27,7 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
     Images that were taken down are left out.
     """
     packer, rows, quarantine = PackWriter(context.store, part.key), [], Quarantine()
+    had: Row | None = None
     listed = context.store.read_table("listing", part.inputs["listing"]).to_pylist()
     refused = taken_down(context.store)
     wanted = [entry for entry in listed if entry["image_id"] not in refused]
@@ -34,6 +35,7 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
         try:
             if isinstance(data, BadImageError):
                 raise data
+            had = had or entry
             image = decode(data, context.config.source.max_pixels)
         except BadImageError as error:
             quarantine.append((entry["image_id"], entry["path"], str(error)))
@@ -55,7 +57,7 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
                 "thumbnail": thumbnail,
             }
         )
-    _check_source(context, part, wanted, rows, quarantine)
+    _check_source(context, part, had, quarantine)
     table = parquet_bytes(pa.Table.from_pylist(rows, schema=schema.PACKED_SCENES))
     written = packer.finish()
     written[TABLE] = context.store.write_part_file(ARTIFACT, part.key, TABLE, table, beside=True)
@@ -63,27 +65,31 @@ def pack_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput
     return PartOutput({}, rows=len(rows), written=written, quarantine=quarantine, facts=facts)
 
 
-def _check_source(
-    context: WorkerContext, part: PartPlan, listed: list[Row], rows: list[Row], quarantine: Quarantine
-) -> None:
-    """Tell a lost mount from missing images: it must stop the run, and nothing of this part be committed.
+def _check_source(context: WorkerContext, part: PartPlan, had: Row | None, quarantine: Quarantine) -> None:
+    """Tell a lost mount, or lost rights, from missing images: it must stop the run, and nothing be committed.
+
+    Args:
+        context: the worker's context.
+        part: the part.
+        had: an image whose bytes could be had, decodable or not; None where there is none.
+        quarantine: what is to be left out.
 
     Raises:
-        FileNotFoundError: none of the part's images can be had, or one that could is not there any more.
+        FileNotFoundError: none of the part's images can be had, or one that could cannot be had any more.
     """
-    if context.store.record(ARTIFACT, part.key) is not None:
-        return  # a retry: what is packed stays, the rest stays in quarantine
-    reasons = {reason for *_, reason in quarantine}
-    if quarantine and not rows and reasons <= {MISSING, FORBIDDEN}:
+    reasons = {reason for *_, reason in quarantine} & {MISSING, FORBIDDEN}
+    if not reasons or context.store.record(ARTIFACT, part.key) is not None:
+        return  # in a retry, what is packed stays, and the rest stays in quarantine
+    if had is None:
         raise FileNotFoundError(
             f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): "
             "is the folder mounted, are its permissions right?"
         )
-    if MISSING in reasons and rows:
-        there = next(row for row in listed if row["image_id"] == rows[0]["image_id"])
-        ((_, again),) = read_entries(context.config, context.store, [there])
-        if isinstance(again, BadImageError):
-            raise FileNotFoundError(f"{there['path']} was there a moment ago, and is not any more: is a mount lost?")
+    ((_, again),) = read_entries(context.config, context.store, [had])
+    if isinstance(again, BadImageError):
+        raise FileNotFoundError(
+            f"{had['path']} could be read a moment ago, and cannot any more ({again}): is a mount lost?"
+        )
 
 
 def _images(context: WorkerContext, part: PartPlan, listed: list[Row]) -> Iterator[tuple[Row, Found]]:

@@ -26,5 +26,7 @@ def decoded_scenes(
     Raises:
         StoreError: the packed images are not there, or changed since they were written.
     """
+    if wanted is None:  # a retry may have added images to the pack that these scenes do not know
+        wanted = set(store.read_table("scenes", scenes_key, columns=["image_id"])["image_id"].to_pylist())
     for row, data in read_pack(store, packed_part(store, scenes_key), wanted):
         yield row["image_id"], decode(data, max_pixels)

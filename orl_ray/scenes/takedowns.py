@@ -10,7 +10,11 @@ from orl_ray.storage import Store
 
 # In the record of a packed part: how many images of its listing are not in it because they were taken down.
 TAKEN_DOWN = "taken_down"
-_FOLDER = "takedowns"
+_FOLDER, _UNFINISHED = "takedowns", "takedowns/unfinished"
+
+
+class UnfinishedTakedownError(RuntimeError):
+    """Images are half gone from a store."""
 
 
 def ask_takedown(store: Store, image_id: int, reason: str, shares: Mapping[str, Collection[str]]) -> None:
@@ -27,6 +31,31 @@ def ask_takedown(store: Store, image_id: int, reason: str, shares: Mapping[str, 
     for artifact, keys in shares.items():
         note["shares"][artifact] = sorted({*note["shares"].get(artifact, ()), *keys})
     store.write_json(path, note)
+
+
+def begin_takedown(store: Store, image_ids: Iterable[int]) -> None:
+    """Say that images are about to go: until :func:`end_takedown` no run starts."""
+    for image_id in image_ids:
+        store.write_json(f"{_UNFINISHED}/{image_id}.json", {"image_id": image_id})
+
+
+def end_takedown(store: Store, image_ids: Iterable[int]) -> None:
+    """Say that nothing of images is left."""
+    for image_id in image_ids:
+        store.root.delete(f"{_UNFINISHED}/{image_id}.json")
+
+
+def refuse_unfinished(store: Store) -> None:
+    """Keep a run from using images that are half gone.
+
+    Raises:
+        UnfinishedTakedownError: a takedown was cut off.
+    """
+    names = sorted(name.removesuffix(".json") for name in store.root.names(_UNFINISHED))
+    if names:
+        raise UnfinishedTakedownError(
+            f"a takedown was cut off; finish it first: python -m orl_ray delete {store.root} {' '.join(names)} --delete"
+        )
 
 
 def noted_shares(store: Store, image_ids: Iterable[int], artifact: str) -> set[str]:

@@ -167,9 +167,38 @@ def test_parts_that_a_rescan_listed_stay_though_it_was_cut_off(small):
     assert small.store.record("listing", part.key) == part
 
 
-def test_a_run_that_knew_nothing_is_none_of_the_newest(small):
-    small.store.write_run("20260102-b", {**next(small.store.runs()), "run_id": "20260102-b", "stages": {}})
+def test_a_run_that_failed_at_once_is_none_of_the_newest(small):
+    small.store.write_run(
+        "20260102-b", {**next(small.store.runs()), "run_id": "20260102-b", "status": "failed", "stages": {}}
+    )
     assert find_garbage(small.store, ARTIFACTS, keep_runs=1).keys == {}
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+def test_a_run_that_did_not_get_far_leaves_the_trainings_of_the_one_before(small, status):
+    """Its later stages wait, and name nothing yet."""
+    waiting = {"state": "waits", "key": "", "parts": {}, "missing": []}
+    known = next(small.store.runs())
+    stages = {name: entry if name == "listing" else waiting for name, entry in known["stages"].items()}
+    small.store.write_run("20260102-b", {**known, "run_id": "20260102-b", "status": status, "stages": stages})
+    assert find_garbage(small.store, ARTIFACTS, keep_runs=1).count == 0
+
+
+def test_what_builds_on_things_goes_before_them(small):
+    """Keys are made of content: a later run would find scenes whose packs are gone."""
+    other = small.with_settings(source={"max_pixels": 10**7})
+    other.make("scenes")
+    (small.store.root.local / "runs" / "20260101-a.json").unlink()
+    gone, delete = [], Store.delete_part
+
+    def note(store, artifact, key):
+        gone.append(artifact)
+        delete(store, artifact, key)
+
+    with mock.patch.object(Store, "delete_part", note):
+        collect(small.store)
+    order = [name for name in ARTIFACTS if name in gone]
+    assert list(dict.fromkeys(gone)) == order[::-1]
 
 
 def test_an_import_is_none_of_the_newest_and_stays_with_them(small):

@@ -109,7 +109,7 @@ class TestImport:
         assert "a k-NN file is one file" in refused(import_command, "neighbors", knn, knn, *mine)
         assert "--order is for proposals" in refused(import_command, "neighbors", knn, "--order", knn, *mine)
         elsewhere = [*mine, f"execution.store={tmp_path / 'new'}"]
-        assert "scenes are not made yet" in refused(import_command, "neighbors", knn, *elsewhere)
+        assert "is no store: there is nothing in it" in refused(import_command, "neighbors", knn, *elsewhere)
         assert not (tmp_path / "new").exists()
 
     def test_tells_a_file_from_a_setting_by_its_folder(self, small, tmp_path, refused):
@@ -164,5 +164,5 @@ class TestExport:
 
     def test_a_store_that_is_not_there_is_told_and_not_made(self, small, tmp_path, refused):
         told = refused(export_command, "proposals", tmp_path / "o.json", f"execution.store={tmp_path / 'new'}")
-        assert "not made yet" in told
+        assert "is no store: there is nothing in it" in told
         assert not (tmp_path / "new").exists()

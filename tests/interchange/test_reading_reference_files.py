@@ -7,7 +7,6 @@ import pytest
 from reference_files import write
 
 from orl_ray.interchange.reading import (
-    coco_ids,
     declared,
     names_images,
     read_correspondences,
@@ -127,11 +126,15 @@ class TestProposals:
         with pytest.raises(ValueError, match=r"bbox\[2\]: a coordinate that is no whole number of pixels"):
             self.read([file({"bbox": [[BOX], [BOX], [BOX, [0, 0, 1, value]]]})], [order])
 
-    @pytest.mark.parametrize("row", [{}, {"id": "7"}, {"id": -1}, {"id": True}, 5, {"id": 2**63}], ids=str)
-    def test_an_image_without_an_id_is_told(self, file, row):
-        order = file({"images": [{"id": 1}, row]}, "coco.json")
-        with pytest.raises(ValueError, match=r"coco.json: images\[1\] has no integer 'id'"):
-            list(coco_ids(order))
+    @pytest.mark.parametrize(
+        "row",
+        [{}, {"id": "7"}, {"id": -1}, {"id": True}, 5, {"id": 2**63}, {"id": 4, "file_name": "../x.jpg"}],
+        ids=str,
+    )
+    def test_an_image_that_the_listing_refuses_keeps_its_place_and_has_no_id(self, file, row):
+        order = file({"images": [{"id": 1, "file_name": "a.jpg"}, row, {"id": 3}]}, "coco.json")
+        found = self.read([file({"bbox": [[BOX], [OTHER], [BOX]]})], [order])
+        assert found == [(1, [BOX]), (-1, [OTHER]), (3, [BOX])]
 
     def test_a_missing_file_a_missing_list_and_a_broken_one_are_told(self, file, order, tmp_path):
         with pytest.raises(ValueError, match=r"no file at .*absent.json"):

@@ -14,7 +14,7 @@ from orl_ray.storage import Store
 
 @pytest.fixture
 def job(tmp_path):
-    return SimpleNamespace(store=Store(tmp_path), output="object_level/0123")
+    return SimpleNamespace(store=Store(tmp_path), output="object_level/0123", refusal="refused-3.txt")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def worker(monkeypatch):
 
 
 def refusal(job):
-    return job.store.root.read("checkpoints/object_level/0123/refused.txt").decode()
+    return job.store.root.read("checkpoints/object_level/0123/refused-3.txt").decode()
 
 
 def raising(error):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,6 @@ from small_store import SmallStore
 from orl_ray import schema
 from orl_ray.config import Config
 from orl_ray.leases import Lease, holder
-from orl_ray.scenes import listing
 from orl_ray.scenes.entries import path_id
 from orl_ray.scenes.listing import _odd_lines, alone_with_listing, write_listing
 from orl_ray.storage import Store
@@ -177,12 +177,8 @@ def test_people_are_told_what_is_odd_about_a_source(tmp_path, photographs):
     ]
 
 
-def test_a_run_waits_while_another_lists_the_same_source(tmp_path, monkeypatch):
+def test_a_run_waits_while_another_lists_the_same_source(tmp_path):
     store, told, waited = Store(tmp_path), [], []
-    progress = SimpleNamespace(console=SimpleNamespace(line=told.append))
-    run = SimpleNamespace(
-        store=store, plan=SimpleNamespace(key="0123"), config=Config(), run_id="second", progress=progress
-    )
     other = contextlib.ExitStack()
     other.enter_context(Lease(store, "listing/0123", promise=30, run_id="first"))
 
@@ -190,10 +186,29 @@ def test_a_run_waits_while_another_lists_the_same_source(tmp_path, monkeypatch):
         waited.append(seconds)
         if len(waited) == 3:
             other.close()
+        return False
 
-    monkeypatch.setattr(listing.time, "sleep", wait)
+    progress, stop = SimpleNamespace(console=SimpleNamespace(line=told.append)), SimpleNamespace(wait=wait)
+    run = SimpleNamespace(
+        store=store, plan=SimpleNamespace(key="0123"), config=Config(), run_id="second", progress=progress, stop=stop
+    )
     with alone_with_listing(run):
         assert holder(store, "listing/0123") == "second"
     assert len(waited) == 3
     assert told == ["list the source: waits for another run that is at it"]
     assert holder(store, "listing/0123") is None
+
+
+def test_a_run_that_is_stopped_waits_no_longer(tmp_path):
+    store = Store(tmp_path)
+    progress, stop = SimpleNamespace(console=SimpleNamespace(line=print)), threading.Event()
+    run = SimpleNamespace(
+        store=store, plan=SimpleNamespace(key="0123"), config=Config(), run_id="second", progress=progress, stop=stop
+    )
+    stop.set()
+    with (
+        Lease(store, "listing/0123", promise=30, run_id="first"),
+        pytest.raises(InterruptedError),
+        alone_with_listing(run),
+    ):
+        pass

@@ -72,7 +72,28 @@ class TestLostMounts:
         small = coco(tmp_path, folder)
         small.make("listing")
         self.reading(monkeypatch, folder, NAMES)
-        with pytest.raises(FileNotFoundError, match="was there a moment ago"):
+        with pytest.raises(FileNotFoundError, match="could be read a moment ago"):
+            small.make("packed_scenes")
+        assert small.store.present("packed_scenes") == set()
+
+    def test_rights_that_are_lost_in_the_middle_fail_the_part(self, tmp_path, folder, monkeypatch):
+        small = coco(tmp_path, folder)
+        small.make("listing")
+        (folder / "5.png").write_bytes(b"no picture")  # the first that is read need not decode
+        read, denied = packing.read_entries, BadImageError("permission denied")
+
+        def losing(config, store, rows):
+            rows = list(rows)
+            if len(rows) == 1:
+                yield rows[0], denied
+                return
+            for number, (row, data) in enumerate(read(config, store, rows)):
+                yield row, data if number == 0 else denied
+
+        monkeypatch.setattr(packing, "read_entries", losing)
+        with pytest.raises(
+            FileNotFoundError, match=r"could be read a moment ago, and cannot any more \(permission denied"
+        ):
             small.make("packed_scenes")
         assert small.store.present("packed_scenes") == set()
 
