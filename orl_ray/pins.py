@@ -18,6 +18,8 @@ IMPORT = "import"
 MADE_FOR = "scenes"
 # Of the same facts: the largest values of settings of ``mining`` that what was imported serves.
 HOLDS = "holds"
+# Of the same facts: artifact -> content hash of the part that came from the same rows.
+BESIDE = "beside"
 
 
 class PinError(ValueError):
@@ -95,7 +97,8 @@ def _unpaired(pins: Mapping[str, Pin]) -> list[str]:
     if "correspondences" not in pins:
         return []
     pairs, rois = pins["correspondences"], pins.get("rois")
-    if rois is not None and rois.records[0].facts[IMPORT] == pairs.records[0].facts[IMPORT]:
+    wanted = {record.index: record.facts[BESIDE]["rois"] for record in pairs.records}
+    if rois is not None and wanted == {record.index: record.content_hash for record in rois.records}:
         return []
     return [f"freeze: the correspondences {pairs.content_hash} go with the RoIs of the same import: freeze both"]
 

@@ -46,3 +46,13 @@ def test_on_a_node_that_does_not_see_the_store_nothing_is_done(tmp_path):
     with pytest.raises(StoreNotSeenError, match=r"does not see the store .*/elsewhere: mount it there"):
         worker(Store(tmp_path / "elsewhere"), PartOutput({"a": b"1"}, rows=2))(ROW)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_made_again_is_in_no_manifest_until_its_stage_lists_it(tmp_path):
+    store = prepared(tmp_path)
+    makes = worker(store, PartOutput({"a": b"1"}, rows=2))
+    makes.context = WorkerContext(Config(), store, {}, manifest="all")
+    makes(ROW)
+    store.write_manifest("rois", "all", [store.record("rois", "k")])
+    makes(ROW)
+    assert store.manifest("rois", "all") is None

@@ -6,7 +6,7 @@ the reference align images by position alone: boxes of another image mostly do n
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from orl_ray.interchange.reading import (
 )
 from orl_ray.interchange.regrouping import PlacedRow, Tables, regroup
 from orl_ray.interchange.scene_index import SceneIndex, read_scene_index
-from orl_ray.pins import HOLDS, IMPORT, MADE_FOR
+from orl_ray.pins import BESIDE, HOLDS, IMPORT, MADE_FOR
 from orl_ray.pipeline import collection_hash
 from orl_ray.progress import StageProgress
 from orl_ray.scenes.json_file import JsonFile
@@ -214,8 +214,11 @@ class _Import:
         with tempfile.TemporaryDirectory(prefix="orl-import-") as scratch:
             for part, tables in regroup(rows, sizes, tables_of, Path(scratch)):
                 if not self._wrong_boxes:  # else the file is read on only to say how much is wrong
+                    beside: dict[str, str] = {}  # what the same rows give of earlier artifacts
                     for artifact, table in tables.items():
-                        records[artifact].append(self._write_part(artifact, self._scenes[part], table))
+                        record = self._write_part(artifact, self._scenes[part], table, beside)
+                        records[artifact].append(record)
+                        beside[artifact] = record.content_hash
         self._raise_problems()
         for artifact, parts in records.items():
             key = canonical_digest([self._key(artifact, scene) for scene in self._scenes])
@@ -238,7 +241,7 @@ class _Import:
             }
         )
 
-    def _write_part(self, artifact: str, scene: PartRecord, table: pa.Table) -> PartRecord:
+    def _write_part(self, artifact: str, scene: PartRecord, table: pa.Table, beside: Mapping[str, str]) -> PartRecord:
         quarantine = []
         images = scene.rows
         if artifact == "proposals":
@@ -246,7 +249,7 @@ class _Import:
             quarantine = self._quarantine(scene, empty)
             images -= len(quarantine)
             self._done.without_boxes += len(quarantine)
-        facts = {IMPORT: self._source, MADE_FOR: scene.content_hash, HOLDS: self._holds}
+        facts = {IMPORT: self._source, MADE_FOR: scene.content_hash, HOLDS: self._holds, BESIDE: dict(beside)}
         files = {TABLE: parquet_bytes(table)}
         return self._store.write_part(
             artifact, self._key(artifact, scene), scene.index, files, rows=images, quarantine=quarantine, facts=facts

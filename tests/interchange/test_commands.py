@@ -130,6 +130,14 @@ class TestImport:
         told = refused(import_command, "proposals", file, "--order", order, *settings(small))
         assert told == "--order is for files that do not name their images; these do\n"
 
+    def test_files_of_which_only_some_name_their_images_are_refused(self, small, tmp_path, refused):
+        ids = listed_ids(small)
+        named = write(tmp_path / "named.json", {"images": {"id": ids[::-1]}, **proposals(small, ids)})
+        plain = write(tmp_path / "plain.json", proposals(small, ids))
+        told = refused(import_command, "proposals", named, plain, *settings(small))
+        assert "named.json names its images and" in told
+        assert "plain.json does not" in told
+
     def test_that_is_interrupted_leaves_nothing_to_pin(self, small, tmp_path, capsys, monkeypatch):
         def stop(*_arguments):
             raise KeyboardInterrupt

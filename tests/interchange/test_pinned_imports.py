@@ -52,6 +52,10 @@ def everything(small, k=3, ratio=0.3):
     return correspondences(small, listed_ids(small), k, ratio)
 
 
+def with_fewer(small):
+    return small.with_settings(mining={"k": 2, "pair_ratio": 0.1})
+
+
 class TestPlan:
     def test_imported_proposals_are_done_and_rois_are_made_of_them(self, take, small):
         pinned = take("proposals", {"images": {"id": listed_ids(small)}, **shifted(small)})
@@ -126,6 +130,27 @@ class TestRefusals:
         pinned = take("correspondences", everything(small)).with_settings(mining=setting)
         with pytest.raises(PinError, match=told):
             resolve_pins(pinned.config, small.store)
+
+    def test_pairs_go_with_the_rois_of_their_own_import(self, take, small):
+        pinned = take("correspondences", everything(small))
+        pairs = next(entry for entry in pinned.config.freeze.split(",") if entry.startswith("correspondences"))
+        with pytest.raises(PinError, match="go with the RoIs of the same import: freeze both"):
+            resolve_pins(frozen(small, pairs).config, small.store)
+
+    def test_equal_rois_serve_whichever_import_they_came_from(self, take, small):
+        pinned = take("correspondences", everything(small))
+        take("correspondences", everything(small, ratio=0.2))  # the newest RoIs of this content are of this one
+        assert set(resolve_pins(with_fewer(pinned).config, small.store)) == {"rois", "correspondences"}
+
+    def test_other_rois_do_not(self, take, small):
+        pinned = take("correspondences", everything(small))
+        content = everything(small)
+        content["pseudo_annotations"]["bbox"][0].append([0, 0, 5, 5])
+        other = take("correspondences", content)
+        (pairs,) = (entry for entry in pinned.config.freeze.split(",") if entry.startswith("correspondences"))
+        (rois,) = (entry for entry in other.config.freeze.split(",") if entry.startswith("rois"))
+        with pytest.raises(PinError, match="freeze both"):
+            resolve_pins(frozen(small, f"{rois},{pairs}").config, small.store)
 
     def test_less_than_the_file_holds_is_a_prefix(self, take, small):
         pinned = take("correspondences", everything(small)).with_settings(mining={"k": 2, "pair_ratio": 0.1})

@@ -250,6 +250,14 @@ class TestCorrespondences:
         with pytest.raises(ValueError, match=r"other.json lists other images than .*whole.json: they are no"):
             self.read(file(WHOLE, "whole.json"), file(other, "other.json"))
 
+    def test_parts_of_two_searches_are_told(self, file):
+        first = self.part(file, slice(1), "first.json")
+        content = self.changed("knn_image_id", 2, [0, 1])
+        for column in ("bbox", "knn_bbox_pair"):
+            content["pseudo_annotations"][column] = content["pseudo_annotations"][column][1:]
+        with pytest.raises(ValueError, match=r"other.json lists other neighbours than .*first.json"):
+            self.read(first, file(content, "other.json"))
+
     @pytest.mark.parametrize(
         ("column", "value", "problem"),
         [

@@ -6,7 +6,7 @@ from small_store import image_files, lose_source, part_without_images
 
 from orl_ray.scenes.decode import BadImageError, decode
 from orl_ray.scenes.reading import decoded_scenes
-from orl_ray.storage import TABLE, StoreError
+from orl_ray.storage import TABLE, StoreError, parquet_bytes
 
 LIMIT = 10**8
 
@@ -33,6 +33,15 @@ def test_only_wanted_images_come_whether_few_or_many(finished, count):
     whole = dict(decoded_scenes(finished.store, first_key(finished), LIMIT))
     for image_id, image in found.items():
         np.testing.assert_array_equal(image, whole[image_id])
+
+
+def test_images_that_a_retry_added_to_the_pack_come_only_with_scenes_that_know_them(finished, tmp_path):
+    small = finished.copy(tmp_path / "copy")
+    scenes, record = small.tables("scenes")[0], small.records("scenes")[0]
+    fewer = parquet_bytes(scenes.slice(1))
+    small.store.write_part("scenes", "fewer", 0, {TABLE: fewer}, rows=len(scenes) - 1, facts=record.facts)
+    found = [image_id for image_id, _ in decoded_scenes(small.store, "fewer", LIMIT)]
+    assert found == scenes["image_id"].to_pylist()[1:]
 
 
 def test_what_becomes_of_the_source_after_ingest_changes_nothing(finished, tmp_path):
