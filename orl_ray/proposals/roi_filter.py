@@ -1,9 +1,10 @@
 """The greedy filter that turns ranked proposals into an image's regions of interest (RoIs).
 
 The rule is the reference's ``box_filter`` (Jiahao000/ORL @ 2ad64f7, ``datasets/correspondence.py``): faithful for a
-given order of the boxes. Sizes, aspects and overlaps are compared as float64 quotients of integers. Division is
-correctly rounded, and a quotient of integers below 10^9 that differs from a short decimal does so by far more than
-2^-53; so ``<=`` decides ties exactly as rational arithmetic would, also at thresholds such as 0.7.
+given order of the boxes. Sizes, aspects and overlaps are compared as it does, as float64 quotients of integers:
+``inter / (a + b - inter) <= max_iou``. Division is correctly rounded, and a quotient of integers below 10^14 that
+differs from a short decimal does so by more than rounding can hide; so ``<=`` decides ties exactly as rational
+arithmetic would, also at thresholds such as 0.7. Areas are int64 and do not overflow for any int32 boxes.
 """
 
 from typing import NamedTuple
@@ -46,9 +47,12 @@ def filter_rois(boxes: NDArray[np.int32], width: int, height: int, settings: con
         ValueError: no boxes, not (n, 4), a box without area, or one that leaves the image.
     """
     _check(boxes, width, height)
-    eligible = np.flatnonzero(_has_shape(boxes, min(width, height), settings))
-    kept = _suppress(boxes[eligible].astype(np.int64), settings.max_iou, settings.max_rois)
-    index = eligible[kept].astype(np.int32) if kept.size else np.zeros(1, np.int32)
+    from orl_ray.proposals.greedy_filter import keep_greedily  # imports numba
+
+    divisor, least = (min(width, height), settings.min_share) if settings.min_share > 0 else (1, settings.min_size)
+    limits = (settings.max_aspect, settings.max_iou, settings.max_rois)
+    kept = keep_greedily(np.ascontiguousarray(boxes, np.int32), divisor, least, *limits)
+    index = kept if kept.size else np.zeros(1, np.int32)
     return RoiSelection(boxes[index], index)
 
 
@@ -62,30 +66,3 @@ def _check(boxes: NDArray[np.int32], width: int, height: int) -> None:
     corners = boxes[:, :2].astype(np.int64) + boxes[:, 2:]
     if boxes[:, :2].min() < 0 or boxes[:, 2:].min() < 1 or (corners > (width, height)).any():
         raise ValueError(f"boxes must have an area and lie inside the image of {width} x {height} pixels")
-
-
-def _has_shape(boxes: NDArray[np.int32], short_side: int, settings: config.Rois) -> NDArray[np.bool_]:
-    shorter, longer = boxes[:, 2:].min(axis=1), boxes[:, 2:].max(axis=1)
-    large = shorter / short_side >= settings.min_share if settings.min_share > 0 else shorter >= settings.min_size
-    fits: NDArray[np.bool_] = large & (longer / shorter <= settings.max_aspect)
-    return fits
-
-
-def _suppress(boxes: NDArray[np.int64], max_iou: float, max_rois: int) -> NDArray[np.int64]:
-    """Return the positions of the boxes that greedy suppression keeps, the first ``max_rois`` of them.
-
-    Once a box is kept, every later box that overlaps it too much is struck out in one vector operation; the next box
-    still standing overlaps no kept one, so it is kept.
-    """
-    left, top, right, bottom = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).T
-    areas = boxes[:, 2] * boxes[:, 3]
-    standing = np.arange(len(boxes))
-    kept: list[np.int64] = []
-    while standing.size and len(kept) < max_rois:
-        first, standing = standing[0], standing[1:]
-        kept.append(first)
-        across = np.minimum(right[first], right[standing]) - np.maximum(left[first], left[standing])
-        down = np.minimum(bottom[first], bottom[standing]) - np.maximum(top[first], top[standing])
-        shared = np.maximum(across, 0) * np.maximum(down, 0)
-        standing = standing[shared / (areas[first] + areas[standing] - shared) <= max_iou]
-    return np.array(kept, dtype=np.int64)

@@ -1,6 +1,7 @@
 """``kill -9`` of workers while the driver lives: the same run finishes, with the same results."""
 
 import json
+import shutil
 
 from main_job_process import content_hashes, kill_worker, parts, wait_until, workers
 
@@ -24,6 +25,26 @@ def test_worker_killed_in_every_stage_is_replaced(job, store, undisturbed):
     output, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, output
     assert {artifact: content_hashes(store, artifact) for artifact in undisturbed} == undisturbed
+
+
+def test_one_of_four_workers_killed_and_half_of_the_regions_resumed_by_one_worker(job, store, undisturbed):
+    four, flags = ("execution.cpus=4", "execution.data_workers=4"), ("--until", "rois")
+    driver = job.start(store, *four, flags=flags)
+    wait_until(lambda: bool(workers(driver, "PartWorker")), driver, "worker of the proposals")
+    kill_worker(driver, "PartWorker")
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, output
+    regions = {artifact: undisturbed[artifact] for artifact in ("proposals", "rois")}
+    assert {artifact: content_hashes(store, artifact) for artifact in regions} == regions
+
+    for artifact in regions:  # what a driver leaves that dies half-way, however fast the search is
+        for record in sorted((store / artifact).glob("*.json"))[::2]:
+            record.unlink()
+            shutil.rmtree(record.with_suffix(""))
+        shutil.rmtree(store / artifact / "manifests")
+    job.run(store, "execution.data_workers=1", flags=flags)
+
+    assert {artifact: content_hashes(store, artifact) for artifact in regions} == regions
 
 
 def test_killed_training_worker_is_restarted_from_the_last_checkpoint(job, store):

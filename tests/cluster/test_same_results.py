@@ -4,8 +4,10 @@ import pytest
 from main_job_process import content_hashes
 
 
-def test_one_data_worker_gives_the_hashes_of_two(job, store, undisturbed):
-    job.run(store, "execution.data_workers=1", flags=("--until", "correspondences"))
+@pytest.mark.parametrize(("cpus", "workers"), [(2, 1), (4, 4)])
+def test_another_number_of_data_workers_gives_the_hashes_of_two(job, store, undisturbed, cpus, workers):
+    settings = (f"execution.cpus={cpus}", f"execution.data_workers={workers}")
+    job.run(store, *settings, flags=("--until", "correspondences"))
     assert {artifact: content_hashes(store, artifact) for artifact in undisturbed} == undisturbed
 
 
