@@ -27,7 +27,11 @@ from orl_ray.proposals.pixel_graph import sort_edges
 # Shares of the edges, by rising weight, at which a slice ends.
 _SLICES = (0.4, 0.65, 0.85)
 _HISTOGRAM_SHIFT = 18
-_DISAGREED = np.float32(-1)
+# What is known of a piece: columns of an (H * W, 4) int32 array, valid at the piece's root. The threshold and the
+# heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k.
+_SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3
+# Thresholds of pieces on which the k have disagreed, and of pieces that no k will join to anything any more.
+_DISAGREED, _FINAL = np.float32(-1), np.float32(-2)
 
 
 @njit(nogil=True, cache=True)
@@ -55,115 +59,115 @@ def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
         pieces: (H * W,) int32, the piece that each pixel lies in, numbered by first appearance in raster order.
         component: (K, pieces) int32, for each k the first piece of the component that a piece belongs to.
         sizes: (K, pieces) int32, pixels of the component, valid at its first piece.
-        edges: (n, 3) int32 bits of weight, piece, piece: rejected edges with a small side, by rising weight.
+        edges: (n, 3) int32 bits of weight, piece, piece: by rising weight, every rejected edge that a small component
+            may still want, and some others.
     """
     _, height, width = weights.shape
     pixels = height * width
     parents = np.empty(pixels, np.int32)
-    sizes = np.empty(pixels, np.int32)
-    thresholds = np.empty(pixels, np.float32)
-    heaviest = np.empty(pixels, np.float32)
+    facts = np.empty((pixels, 4), np.int32)
+    values = facts.view(np.float32)
     for node in range(pixels):
         parents[node] = node
-        sizes[node] = 1
-        thresholds[node] = scales[0]
-        heaviest[node] = 0
-    pieces = (parents, sizes, thresholds, heaviest)
-    own_parents = np.empty((pixels, len(scales)), np.int32)
-    own_sizes = np.empty((pixels, len(scales)), np.int32)
-    own_thresholds = np.empty((pixels, len(scales)), np.float32)
-    own = (own_parents, own_sizes, own_thresholds)
+        facts[node, _SIZE], facts[node, _SLOT] = 1, -1
+        values[node, _THRESHOLD], values[node, _HEAVIEST] = scales[0], 0
+    own = np.empty((pixels + 1, len(scales), 3), np.int32)
+    own[pixels, 0, 0] = 0
     flat = weights.reshape(-1)
-    ends = _slice_ends(flat)
+    ends, counts = _slice_ends(flat)
     rejected = np.empty(1024, np.uint64)
     count = 0
     low = np.float32(-1)
     for turn in range(len(ends)):
-        high = ends[turn]
-        items, size = _edges_between(flat, low, high, parents, width, turn > 0)
+        items = np.empty(counts[turn] + 1, np.uint64)
+        size = _edges_between(flat, low, ends[turn], parents, facts, width, min_size, items)
         items = sort_edges(items, size, np.empty(size, np.uint64))
-        rejected, count = _take_edges(items, size, width, pieces, own, scales, min_size, rejected, count)
-        low = high
+        rejected, count = _take_edges(items, size, width, parents, facts, own, scales, min_size, rejected, count)
+        low = ends[turn]
     piece_of, roots = _number_pieces(parents)
-    component, component_sizes = _components_of_pieces(roots, piece_of, pieces, own)
+    component, component_sizes = _components_of_pieces(roots, facts, own)
     return piece_of, component, component_sizes, _edges_of_pieces(rejected, count, piece_of, width)
 
 
 @njit(nogil=True, cache=True)
 def _slice_ends(weights):  # type: ignore[no-untyped-def]
-    """Choose the weights at which slices end; the last is above every weight."""
+    """Choose the weights at which slices end, the last above every weight, and count each slice's edges."""
     bits = weights.view(np.uint32)
-    counts = np.zeros(1 << (32 - _HISTOGRAM_SHIFT), np.int64)
+    histogram = np.zeros(1 << (32 - _HISTOGRAM_SHIFT), np.int64)
     for i in range(len(bits)):
-        counts[bits[i] >> np.uint32(_HISTOGRAM_SHIFT)] += 1
+        histogram[bits[i] >> np.uint32(_HISTOGRAM_SHIFT)] += 1
     ends = np.full(len(_SLICES) + 1, np.float32(3e38), np.float32)
+    counts = np.zeros(len(ends), np.int64)
     end_bits = ends.view(np.uint32)
     total, turn = 0, 0
-    for bucket in range(len(counts)):
-        total += counts[bucket]
+    for bucket in range(end_bits[0] >> _HISTOGRAM_SHIFT):
+        total += histogram[bucket]
+        counts[turn] += histogram[bucket]
         while turn < len(_SLICES) and total >= _SLICES[turn] * len(bits):
-            end_bits[turn] = min(np.uint32((bucket + 1) << _HISTOGRAM_SHIFT), end_bits[len(_SLICES)])
+            end_bits[turn] = np.uint32((bucket + 1) << _HISTOGRAM_SHIFT)
             turn += 1
-    return ends
+    return ends, counts
 
 
 @njit(nogil=True, cache=True)
-def _edges_between(weights, low, high, parents, width, filtered):  # type: ignore[no-untyped-def]
-    """List the edges with low <= weight < high; if ``filtered``, only those between different pieces."""
+def _edges_between(weights, low, high, parents, facts, width, min_size, items):  # type: ignore[no-untyped-def]
+    """List the edges with low <= weight < high that may join pieces or small components; return how many."""
     pixels = len(parents)
+    filtered = low >= 0
     if filtered:
         for node in range(pixels):
             parents[node] = find(parents, node)
+    values = facts.view(np.float32)
     bits = weights.view(np.uint32)
-    size = 0
-    for edge in range(2 * pixels):
-        size += low <= weights[edge] and weights[edge] < high
-    items = np.empty(size + 1, np.uint64)
     at = 0
     for direction in range(2):
         step = width if direction else 1
         for node in range(pixels - step):
             edge = direction * pixels + node
-            items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
-            inside = low <= weights[edge] and weights[edge] < high
+            if not (low <= weights[edge] and weights[edge] < high):
+                continue
             if filtered:
-                inside = inside and parents[node] != parents[node + step]
-            at += inside
-    return items, at
+                a, b = parents[node], parents[node + step]
+                if a == b:
+                    continue
+                large = facts[a, _SIZE] >= min_size and facts[b, _SIZE] >= min_size
+                if large and (values[a, _THRESHOLD] == _FINAL or values[b, _THRESHOLD] == _FINAL):
+                    continue
+            items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
+            at += 1
+    return at
 
 
 @njit(nogil=True, cache=True)
-def _take_edges(items, size, width, pieces, own, scales, min_size, rejected, count):  # type: ignore[no-untyped-def]
+def _take_edges(items, size, width, parents, facts, own, scales, min_size, rejected, count):  # type: ignore[no-untyped-def]
     """Decide on sorted edges; append those that a small component may want later to ``rejected``."""
-    parents, sizes, thresholds, heaviest = pieces
     pixels = len(parents)
-    values = items.view(np.float32)
+    values = facts.view(np.float32)
+    weights = items.view(np.float32)
     smallest, largest = scales[0], scales[len(scales) - 1]
     for at in range(size):
         edge = np.int64(items[at] & np.uint64(0xFFFFFFFF))
-        weight = values[2 * at + 1]
+        weight = weights[2 * at + 1]
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
         a, b = find(parents, node), find(parents, node + step)
         if a == b:
             continue
-        if weight <= thresholds[a] and weight <= thresholds[b]:
-            if sizes[a] < sizes[b]:
+        if weight <= values[a, _THRESHOLD] and weight <= values[b, _THRESHOLD]:
+            if facts[a, _SIZE] < facts[b, _SIZE]:
                 a, b = b, a
             parents[b] = a
-            sizes[a] += sizes[b]
-            heaviest[a] = weight
-            thresholds[a] = weight + smallest / np.float32(sizes[a])
+            facts[a, _SIZE] += facts[b, _SIZE]
+            values[a, _HEAVIEST] = weight
+            values[a, _THRESHOLD] = weight + smallest / np.float32(facts[a, _SIZE])
             continue
-        if thresholds[a] >= 0 and thresholds[b] >= 0:
-            limit = min(
-                heaviest[a] + largest / np.float32(sizes[a]), heaviest[b] + largest / np.float32(sizes[b])
-            )
-            wanted = weight > limit and (sizes[a] < min_size or sizes[b] < min_size)
-            agreed = weight > limit
+        for piece in (a, b):
+            limit = values[piece, _HEAVIEST] + largest / np.float32(facts[piece, _SIZE])
+            if values[piece, _THRESHOLD] >= 0 and weight > limit:
+                values[piece, _THRESHOLD] = _FINAL
+        if values[a, _THRESHOLD] == _FINAL or values[b, _THRESHOLD] == _FINAL:
+            wanted = facts[a, _SIZE] < min_size or facts[b, _SIZE] < min_size
         else:
-            agreed, wanted = False, False
-        if not agreed:
-            wanted = _take_for_each_scale(a, b, weight, pieces, own, scales, min_size)
+            wanted = _take_for_each_scale(a, b, weight, parents, facts, own, scales, min_size)
         if wanted:
             if count == len(rejected):
                 longer = np.empty(2 * count, np.uint64)
@@ -175,56 +179,66 @@ def _take_edges(items, size, width, pieces, own, scales, min_size, rejected, cou
 
 
 @njit(nogil=True, cache=True)
-def _take_for_each_scale(a, b, weight, pieces, own, scales, min_size):  # type: ignore[no-untyped-def]
+def _take_for_each_scale(a, b, weight, parents, facts, own, scales, min_size):  # type: ignore[no-untyped-def]
     """Decide on an edge between two pieces for each k; say whether a small component may want it later."""
-    own_parents, own_sizes, own_thresholds = own
+    values, own_values = facts.view(np.float32), own.view(np.float32)
     for piece in (a, b):
-        _open_own_trees(piece, pieces, own, scales)
+        if values[piece, _THRESHOLD] >= 0:
+            _open_own_trees(piece, facts, own, scales)
     together, wanted = True, False
+    a_final, b_final = True, True
+    a_least, b_least = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
     for k in range(len(scales)):
-        one, other = _find_own(own_parents, a, k), _find_own(own_parents, b, k)
-        if one == other:
-            continue
-        if weight <= own_thresholds[one, k] and weight <= own_thresholds[other, k]:
-            if own_sizes[one, k] < own_sizes[other, k]:
-                one, other = other, one
-            own_parents[other, k] = one
-            own_sizes[one, k] += own_sizes[other, k]
-            own_thresholds[one, k] = weight + scales[k] / np.float32(own_sizes[one, k])
-        else:
-            together = False
-            wanted = wanted or own_sizes[one, k] < min_size or own_sizes[other, k] < min_size
+        one, other = _find_own(own, facts[a, _SLOT], k), _find_own(own, facts[b, _SLOT], k)
+        if one != other:
+            if weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
+                if own[one, k, 1] < own[other, k, 1]:
+                    one, other = other, one
+                own[other, k, 0] = one
+                own[one, k, 1] += own[other, k, 1]
+                own_values[one, k, 2] = weight + scales[k] / np.float32(own[one, k, 1])
+                other = one
+            else:
+                together = False
+                wanted = wanted or own[one, k, 1] < min_size or own[other, k, 1] < min_size
+        a_final, b_final = a_final and weight > own_values[one, k, 2], b_final and weight > own_values[other, k, 2]
+        a_least, b_least = min(a_least, own[one, k, 1]), min(b_least, own[other, k, 1])
+    facts[a, _SIZE], facts[b, _SIZE] = a_least, b_least
     if together:
-        parents, sizes = pieces[0], pieces[1]
-        if sizes[a] < sizes[b]:
-            a, b = b, a
         parents[b] = a
-        sizes[a] += sizes[b]
+        values[a, _THRESHOLD] = _FINAL if a_final else _DISAGREED
+    else:
+        if a_final:
+            values[a, _THRESHOLD] = _FINAL
+        if b_final:
+            values[b, _THRESHOLD] = _FINAL
     return wanted
 
 
 @njit(nogil=True, cache=True)
-def _open_own_trees(piece, pieces, own, scales):  # type: ignore[no-untyped-def]
-    """Give a piece on which the k disagree for the first time a tree for each k."""
-    _, sizes, thresholds, heaviest = pieces
-    own_parents, own_sizes, own_thresholds = own
-    if thresholds[piece] >= 0:
-        thresholds[piece] = _DISAGREED
-        for k in range(len(scales)):
-            own_parents[piece, k] = piece
-            own_sizes[piece, k] = sizes[piece]
-            own_thresholds[piece, k] = heaviest[piece] + scales[k] / np.float32(sizes[piece])
+def _open_own_trees(piece, facts, own, scales):  # type: ignore[no-untyped-def]
+    """Give a piece on which the k disagree for the first time a tree for each k: (parent, size, threshold's bits)."""
+    values, own_values = facts.view(np.float32), own.view(np.float32)
+    slots = len(own) - 1
+    slot = own[slots, 0, 0]
+    own[slots, 0, 0] += 1
+    facts[piece, _SLOT] = slot
+    values[piece, _THRESHOLD] = _DISAGREED
+    for k in range(len(scales)):
+        own[slot, k, 0] = slot
+        own[slot, k, 1] = facts[piece, _SIZE]
+        own_values[slot, k, 2] = values[piece, _HEAVIEST] + scales[k] / np.float32(facts[piece, _SIZE])
 
 
 @njit(nogil=True, cache=True)
-def _find_own(parents, node, k):  # type: ignore[no-untyped-def]
-    parent = parents[node, k]
-    while parent != node:
-        above = parents[parent, k]
-        parents[node, k] = above
-        node = above
-        parent = parents[node, k]
-    return node
+def _find_own(own, slot, k):  # type: ignore[no-untyped-def]
+    parent = own[slot, k, 0]
+    while parent != slot:
+        above = own[parent, k, 0]
+        own[slot, k, 0] = above
+        slot = above
+        parent = own[slot, k, 0]
+    return slot
 
 
 @njit(nogil=True, cache=True)
@@ -249,26 +263,24 @@ def _number_pieces(parents):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _components_of_pieces(roots, piece_of, pieces, own):  # type: ignore[no-untyped-def]
+def _components_of_pieces(roots, facts, own):  # type: ignore[no-untyped-def]
     """Say for each k which component every piece belongs to, by that component's first piece."""
-    _, sizes, thresholds, _ = pieces
-    own_parents, own_sizes, _ = own
-    scales = own_parents.shape[1]
+    slots, scales = own[len(own) - 1, 0, 0], own.shape[1]
     component = np.empty((scales, len(roots)), np.int32)
-    component_sizes = np.empty((scales, len(roots)), np.int32)
-    first = np.full((len(piece_of), scales), np.int32(-1), np.int32)
+    sizes = np.empty((scales, len(roots)), np.int32)
+    first = np.full((slots, scales), np.int32(-1), np.int32)
     for piece in range(len(roots)):
         root = roots[piece]
         for k in range(scales):
             component[k, piece] = piece
-            component_sizes[k, piece] = sizes[root]
-            if thresholds[root] < 0:
-                top = _find_own(own_parents, root, k)
+            sizes[k, piece] = facts[root, _SIZE]
+            if facts[root, _SLOT] >= 0:
+                top = _find_own(own, facts[root, _SLOT], k)
                 if first[top, k] < 0:
                     first[top, k] = piece
                 component[k, piece] = first[top, k]
-                component_sizes[k, piece] = own_sizes[top, k]
-    return component, component_sizes
+                sizes[k, piece] = own[top, k, 1]
+    return component, sizes
 
 
 @njit(nogil=True, cache=True)
