@@ -6,8 +6,10 @@ section 5), as in OpenCV's ``graphsegmentation.cpp``.
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from orl_ray.proposals.graph_segmentation import find
+from orl_ray.proposals.std_sort import std_sort
 
 
 @njit(nogil=True, cache=True)
@@ -93,3 +95,75 @@ def _number(parents):  # type: ignore[no-untyped-def]
             count += 1
         labels[piece] = numbers[root]
     return labels, count
+
+
+def segment_in_order(
+    weights: NDArray[np.float32], scales: NDArray[np.float32], min_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Segment with OpenCV's own order of equal weights: every edge from either end, sorted by ``std::sort``.
+
+    Slow, and needed only where :func:`absorb_small` is not certain.
+
+    Args:
+        weights: (2, H, W) float32 from :func:`orl_ray.proposals.pixel_graph.edge_weights`.
+        scales: (K,) float32, values of k.
+        min_size: pixels of the smallest segment.
+
+    Returns:
+        (H * W,) int32, each pixel's number: here pixels stand for themselves.
+        (K, H * W) int32, segments numbered by first appearance.
+        (K,) int64, how many segments.
+    """
+    pixels = weights[0].size
+    labels = np.empty((len(scales), pixels), np.int32)
+    counts = np.empty(len(scales), np.int64)
+    items, owners = _edges_from_both_ends(weights)
+    std_sort(items, len(items))
+    for k, scale in enumerate(scales):
+        labels[k], counts[k] = _segment_sorted(items, owners, pixels, scale, min_size)
+    return np.arange(pixels, dtype=np.int32), labels, counts
+
+
+@njit(nogil=True, cache=True)
+def _edges_from_both_ends(weights):  # type: ignore[no-untyped-def]
+    """List each pixel's edges up, left, down and right, as OpenCV does: weight's bits << 32 | place, and both ends."""
+    _, height, width = weights.shape
+    bits = weights.view(np.uint32)
+    count = 2 * (2 * height * width - height - width)
+    items, owners = np.empty(count, np.uint64), np.empty((count, 2), np.int32)
+    at = 0
+    for i in range(height):
+        for j in range(width):
+            for di, dj in ((-1, 0), (0, -1), (1, 0), (0, 1)):
+                y, x = i + di, j + dj
+                if 0 <= y < height and 0 <= x < width:
+                    weight = bits[1 if di else 0, min(i, y), min(j, x)]
+                    items[at] = (np.uint64(weight) << np.uint64(32)) | np.uint64(at)
+                    owners[at, 0], owners[at, 1] = i * width + j, y * width + x
+                    at += 1
+    return items, owners
+
+
+@njit(nogil=True, cache=True)
+def _segment_sorted(items, owners, pixels, scale, min_size):  # type: ignore[no-untyped-def]
+    parents = np.arange(pixels).astype(np.int32)
+    sizes = np.ones(pixels, np.int32)
+    thresholds = np.full(pixels, scale, np.float32)
+    values = items.view(np.float32)
+    for small in (False, True):
+        for at in range(len(items)):
+            pair = owners[items[at] & np.uint64(0xFFFFFFFF)]
+            a, b, weight = find(parents, pair[0]), find(parents, pair[1]), values[2 * at + 1]
+            if a == b:
+                continue
+            if small:
+                wanted = weight > 0 and (sizes[a] < min_size or sizes[b] < min_size)
+            else:
+                wanted = weight <= thresholds[a] and weight <= thresholds[b]
+            if wanted:
+                if sizes[a] < sizes[b]:
+                    a, b = b, a
+                parents[b] = a
+                sizes[a] += sizes[b]
+                thresholds[a] = weight + scale / np.float32(sizes[a])
+    return _number(parents)
