@@ -37,11 +37,11 @@ def edge_weights(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @njit(nogil=True, cache=True)
 def _distance(dx, dy, dz, coloured):  # type: ignore[no-untyped-def]
-    # Squares are added in double precision and rounded to single after each, as C++'s pow(float, int) does.
-    total = np.float32(np.float64(dx) * np.float64(dx))
+    # Single precision throughout, one rounding after each operation.
+    total = dx * dx
     if coloured:
-        total = np.float32(np.float64(total) + np.float64(dy) * np.float64(dy))
-        total = np.float32(np.float64(total) + np.float64(dz) * np.float64(dz))
+        total += dy * dy
+        total += dz * dz
     return np.sqrt(total)
 
 
