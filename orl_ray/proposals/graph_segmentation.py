@@ -23,26 +23,34 @@ from numba import njit
 from numpy.typing import NDArray
 
 from orl_ray.proposals.pixel_graph import sort_edges
+from orl_ray.proposals.prefetch import prefetch
 
 # Shares of the edges, by rising weight, at which a slice ends.
-_SLICES = (0.4, 0.65, 0.85)
+_SLICES = (0.5, 0.8)
 _HISTOGRAM_SHIFT = 18
-# What is known of a piece: columns of an (H * W, 4) int32 array, valid at the piece's root. The threshold and the
-# heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k.
-_SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3
-# Thresholds of pieces on which the k have disagreed, and of pieces that no k will join to anything any more.
-_DISAGREED, _FINAL = np.float32(-1), np.float32(-2)
+# A node of the forest of pieces: columns of an (H * W, 4) int32 array, beyond the parent valid at a root. The threshold
+# and the heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k, and the slot
+# says where the piece's trees for each k start.
+_PARENT, _SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3, 3
+# Thresholds of pieces on which the k have disagreed, and, from _FINAL down, of pieces that no k will join to anything
+# any more: pieces on which they agreed, and pieces on which they did not.
+_DISAGREED, _FINAL, _FINAL_APART = np.float32(-1), np.float32(-2), np.float32(-3)
+# Marks an edge that every k rejects, and that only small components may want.
+_DECIDED = np.uint64(1 << 31)
+_NUMBER = np.uint64((1 << 31) - 1)
+_DROP, _MARK, _KEEP = 0, 1, 2
+_AHEAD = 8
 
 
 @njit(nogil=True, cache=True)
-def find(parents, node):  # type: ignore[no-untyped-def]
+def _find(nodes, node):  # type: ignore[no-untyped-def]
     """Return the root of a node, halving the path to it."""
-    parent = parents[node]
+    parent = nodes[node, _PARENT]
     while parent != node:
-        above = parents[parent]
-        parents[node] = above
+        above = nodes[parent, _PARENT]
+        nodes[node, _PARENT] = above
         node = above
-        parent = parents[node]
+        parent = nodes[node, _PARENT]
     return node
 
 
@@ -64,28 +72,32 @@ def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
     """
     _, height, width = weights.shape
     pixels = height * width
-    parents = np.empty(pixels, np.int32)
-    facts = np.empty((pixels, 4), np.int32)
-    values = facts.view(np.float32)
+    nodes = np.empty((pixels, 4), np.int32)
+    values = nodes.view(np.float32)
     for node in range(pixels):
-        parents[node] = node
-        facts[node, _SIZE], facts[node, _SLOT] = 1, -1
+        nodes[node, _PARENT], nodes[node, _SIZE] = node, 1
         values[node, _THRESHOLD], values[node, _HEAVIEST] = scales[0], 0
     own = np.empty((pixels + 1, len(scales), 3), np.int32)
     own[pixels, 0, 0] = 0
     flat = weights.reshape(-1)
     ends, counts = _slice_ends(flat)
+    items = np.empty(counts[0] + 1, np.uint64)
+    size = _lightest_edges(flat, ends[0], width, items)
+    spare = np.empty(max(counts) + 1, np.uint64)
+    later = np.empty(0, np.uint64)
     rejected = np.empty(1024, np.uint64)
     count = 0
-    low = np.float32(-1)
     for turn in range(len(ends)):
-        items = np.empty(counts[turn] + 1, np.uint64)
-        size = _edges_between(flat, low, ends[turn], parents, facts, width, min_size, items)
-        items = sort_edges(items, size, np.empty(size, np.uint64))
-        rejected, count = _take_edges(items, size, width, parents, facts, own, scales, min_size, rejected, count)
-        low = ends[turn]
-    piece_of, roots = _number_pieces(parents)
-    component, component_sizes = _components_of_pieces(roots, facts, own)
+        if turn >= 1:
+            if turn == 1:
+                later = _edges_between_pieces(flat, ends[0], ends[-1], width, nodes, min_size)
+            items = np.empty(counts[turn] + 1, np.uint64)
+            size, left = _next_edges(later, ends[turn - 1], ends[turn], width, nodes, own, scales, min_size, items, turn > 1)
+            later = later[:left]
+        ordered = sort_edges(items, size, spare)
+        rejected, count = _take_edges(ordered, size, width, nodes, own, scales, min_size, rejected, count)
+    piece_of, roots = _number_pieces(nodes)
+    component, component_sizes = _components_of_pieces(roots, nodes, own)
     return piece_of, component, component_sizes, _edges_of_pieces(rejected, count, piece_of, width)
 
 
@@ -110,86 +122,163 @@ def _slice_ends(weights):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _edges_between(weights, low, high, parents, facts, width, min_size, items):  # type: ignore[no-untyped-def]
-    """List the edges with low <= weight < high that may join pieces or small components; return how many."""
-    pixels = len(parents)
-    filtered = low >= 0
-    if filtered:
-        for node in range(pixels):
-            parents[node] = find(parents, node)
-    values = facts.view(np.float32)
+def _lightest_edges(weights, high, width, items):  # type: ignore[no-untyped-def]
+    """List the edges below a weight; return how many."""
+    pixels = len(weights) // 2
     bits = weights.view(np.uint32)
+    at = 0
+    for edge in range(2 * pixels):
+        items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
+        at += weights[edge] < high
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _edges_between_pieces(weights, low, high, width, nodes, min_size):  # type: ignore[no-untyped-def]
+    """List the edges with low <= weight < high that run between pieces and are still to be decided on."""
+    pixels = len(nodes)
+    bits = weights.view(np.uint32)
+    root_of = np.empty(pixels, np.int32)
+    for node in range(pixels):
+        root_of[node] = _find(nodes, node)
+        nodes[node, _PARENT] = root_of[node]
+    between = np.empty(2 * pixels + 1, np.uint32)
     at = 0
     for direction in range(2):
         step = width if direction else 1
         for node in range(pixels - step):
             edge = direction * pixels + node
-            if not (low <= weights[edge] and weights[edge] < high):
-                continue
-            if filtered:
-                a, b = parents[node], parents[node + step]
-                if a == b:
-                    continue
-                large = facts[a, _SIZE] >= min_size and facts[b, _SIZE] >= min_size
-                if large and (values[a, _THRESHOLD] == _FINAL or values[b, _THRESHOLD] == _FINAL):
-                    continue
-            items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
-            at += 1
-    return at
+            between[at] = edge
+            at += (root_of[node] != root_of[node + step]) & (low <= weights[edge]) & (weights[edge] < high)
+    values = nodes.view(np.float32)
+    result = np.empty(at, np.uint64)
+    kept = 0
+    for i in range(at):
+        edge = np.int64(between[i])
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        a, b = root_of[node], root_of[node + step]
+        result[kept] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
+        small = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
+        kept += small or (values[a, _THRESHOLD] > _FINAL and values[b, _THRESHOLD] > _FINAL)
+    return result[:kept]
 
 
 @njit(nogil=True, cache=True)
-def _take_edges(items, size, width, parents, facts, own, scales, min_size, rejected, count):  # type: ignore[no-untyped-def]
+def _next_edges(later, low, high, width, nodes, own, scales, min_size, items, filtered):  # type: ignore[no-untyped-def]
+    """Move the edges below a weight from ``later`` to ``items``; drop those that need no decision any more."""
+    pixels = len(nodes)
+    values = later.view(np.float32)
+    size, left = 0, 0
+    last_a, last_b, verdict = np.int32(-1), np.int32(-1), _KEEP
+    for i in range(len(later)):
+        item = later[i]
+        if filtered and (item & _DECIDED) == 0:
+            edge = np.int64(item & _NUMBER)
+            node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+            a, b = _find(nodes, node), _find(nodes, node + step)
+            if a != last_a or b != last_b:
+                last_a, last_b, verdict = a, b, _judge(a, b, low, nodes, own, scales, min_size)
+            if verdict == _DROP:
+                continue
+            if verdict == _MARK:
+                item |= _DECIDED
+        if values[2 * i + 1] < high:
+            items[size] = item
+            size += 1
+        else:
+            later[left] = item
+            left += 1
+    return size, left
+
+
+@njit(nogil=True, cache=True)
+def _judge(a, b, weight, nodes, own, scales, min_size):  # type: ignore[no-untyped-def]
+    """Say whether edges between two pieces, all at least as heavy as ``weight``, are still to be decided on."""
+    if a == b:
+        return _DROP
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
+    if values[a, _THRESHOLD] > _FINAL and values[b, _THRESHOLD] > _FINAL:
+        if values[a, _THRESHOLD] != _DISAGREED or values[b, _THRESHOLD] != _DISAGREED:
+            return _KEEP
+        for k in range(len(scales)):
+            one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
+            if one != other and weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
+                return _KEEP
+    small = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
+    return _MARK if small else _DROP
+
+
+@njit(nogil=True, cache=True)
+def _take_edges(items, size, width, nodes, own, scales, min_size, rejected, count):  # type: ignore[no-untyped-def]
     """Decide on sorted edges; append those that a small component may want later to ``rejected``."""
-    pixels = len(parents)
-    values = facts.view(np.float32)
+    pixels = len(nodes)
+    values = nodes.view(np.float32)
     weights = items.view(np.float32)
     smallest, largest = scales[0], scales[len(scales) - 1]
+    if count + size > len(rejected):
+        longer = np.empty(count + size + len(rejected), np.uint64)
+        longer[:count] = rejected[:count]
+        rejected = longer
     for at in range(size):
-        edge = np.int64(items[at] & np.uint64(0xFFFFFFFF))
+        _fetch_ahead(items, at, size, width, nodes)
+        edge = np.int64(items[at] & _NUMBER)
+        if items[at] & _DECIDED:
+            rejected[count] = items[at]
+            count += 1
+            continue
         weight = weights[2 * at + 1]
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
-        a, b = find(parents, node), find(parents, node + step)
+        a, b = _find(nodes, node), _find(nodes, node + step)
         if a == b:
             continue
         if weight <= values[a, _THRESHOLD] and weight <= values[b, _THRESHOLD]:
-            if facts[a, _SIZE] < facts[b, _SIZE]:
+            if nodes[a, _SIZE] < nodes[b, _SIZE]:
                 a, b = b, a
-            parents[b] = a
-            facts[a, _SIZE] += facts[b, _SIZE]
+            nodes[b, _PARENT] = a
+            nodes[a, _SIZE] += nodes[b, _SIZE]
             values[a, _HEAVIEST] = weight
-            values[a, _THRESHOLD] = weight + smallest / np.float32(facts[a, _SIZE])
+            values[a, _THRESHOLD] = weight + smallest / np.float32(nodes[a, _SIZE])
             continue
         for piece in (a, b):
-            limit = values[piece, _HEAVIEST] + largest / np.float32(facts[piece, _SIZE])
-            if values[piece, _THRESHOLD] >= 0 and weight > limit:
-                values[piece, _THRESHOLD] = _FINAL
-        if values[a, _THRESHOLD] == _FINAL or values[b, _THRESHOLD] == _FINAL:
-            wanted = facts[a, _SIZE] < min_size or facts[b, _SIZE] < min_size
+            if values[piece, _THRESHOLD] >= 0:
+                if weight > values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE]):
+                    values[piece, _THRESHOLD] = _FINAL
+        if values[a, _THRESHOLD] <= _FINAL or values[b, _THRESHOLD] <= _FINAL:
+            wanted = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
         else:
-            wanted = _take_for_each_scale(a, b, weight, parents, facts, own, scales, min_size)
-        if wanted:
-            if count == len(rejected):
-                longer = np.empty(2 * count, np.uint64)
-                longer[:count] = rejected
-                rejected = longer
-            rejected[count] = items[at]
-            count += 1
+            wanted = _take_for_each_scale(a, b, weight, nodes, own, scales, min_size)
+        rejected[count] = items[at]
+        count += wanted
     return rejected, count
 
 
 @njit(nogil=True, cache=True)
-def _take_for_each_scale(a, b, weight, parents, facts, own, scales, min_size):  # type: ignore[no-untyped-def]
+def _fetch_ahead(items, at, size, width, nodes):  # type: ignore[no-untyped-def]
+    """Fetch the nodes of an edge that comes soon, and the parents of one that comes sooner."""
+    pixels = len(nodes)
+    if at + 2 * _AHEAD < size:
+        edge = np.int64(items[at + 2 * _AHEAD] & _NUMBER)
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        prefetch(nodes, 4 * node)
+        prefetch(nodes, 4 * (node + step))
+        edge = np.int64(items[at + _AHEAD] & _NUMBER)
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        prefetch(nodes, 4 * np.int64(nodes[node, _PARENT]))
+        prefetch(nodes, 4 * np.int64(nodes[node + step, _PARENT]))
+
+
+@njit(nogil=True, cache=True)
+def _take_for_each_scale(a, b, weight, nodes, own, scales, min_size):  # type: ignore[no-untyped-def]
     """Decide on an edge between two pieces for each k; say whether a small component may want it later."""
-    values, own_values = facts.view(np.float32), own.view(np.float32)
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
     for piece in (a, b):
         if values[piece, _THRESHOLD] >= 0:
-            _open_own_trees(piece, facts, own, scales)
+            _open_own_trees(piece, nodes, own, scales)
     together, wanted = True, False
     a_final, b_final = True, True
     a_least, b_least = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
     for k in range(len(scales)):
-        one, other = _find_own(own, facts[a, _SLOT], k), _find_own(own, facts[b, _SLOT], k)
+        one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
         if one != other:
             if weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
                 if own[one, k, 1] < own[other, k, 1]:
@@ -203,31 +292,29 @@ def _take_for_each_scale(a, b, weight, parents, facts, own, scales, min_size):  
                 wanted = wanted or own[one, k, 1] < min_size or own[other, k, 1] < min_size
         a_final, b_final = a_final and weight > own_values[one, k, 2], b_final and weight > own_values[other, k, 2]
         a_least, b_least = min(a_least, own[one, k, 1]), min(b_least, own[other, k, 1])
-    facts[a, _SIZE], facts[b, _SIZE] = a_least, b_least
+    nodes[a, _SIZE], nodes[b, _SIZE] = a_least, b_least
     if together:
-        parents[b] = a
-        values[a, _THRESHOLD] = _FINAL if a_final else _DISAGREED
-    else:
-        if a_final:
-            values[a, _THRESHOLD] = _FINAL
-        if b_final:
-            values[b, _THRESHOLD] = _FINAL
+        nodes[b, _PARENT] = a
+    if a_final:
+        values[a, _THRESHOLD] = _FINAL_APART
+    if b_final:
+        values[b, _THRESHOLD] = _FINAL_APART
     return wanted
 
 
 @njit(nogil=True, cache=True)
-def _open_own_trees(piece, facts, own, scales):  # type: ignore[no-untyped-def]
+def _open_own_trees(piece, nodes, own, scales):  # type: ignore[no-untyped-def]
     """Give a piece on which the k disagree for the first time a tree for each k: (parent, size, threshold's bits)."""
-    values, own_values = facts.view(np.float32), own.view(np.float32)
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
     slots = len(own) - 1
     slot = own[slots, 0, 0]
     own[slots, 0, 0] += 1
-    facts[piece, _SLOT] = slot
-    values[piece, _THRESHOLD] = _DISAGREED
     for k in range(len(scales)):
         own[slot, k, 0] = slot
-        own[slot, k, 1] = facts[piece, _SIZE]
-        own_values[slot, k, 2] = values[piece, _HEAVIEST] + scales[k] / np.float32(facts[piece, _SIZE])
+        own[slot, k, 1] = nodes[piece, _SIZE]
+        own_values[slot, k, 2] = values[piece, _HEAVIEST] + scales[k] / np.float32(nodes[piece, _SIZE])
+    values[piece, _THRESHOLD] = _DISAGREED
+    nodes[piece, _SLOT] = slot
 
 
 @njit(nogil=True, cache=True)
@@ -242,16 +329,16 @@ def _find_own(own, slot, k):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _number_pieces(parents):  # type: ignore[no-untyped-def]
+def _number_pieces(nodes):  # type: ignore[no-untyped-def]
     """Number the pieces by first appearance; return each pixel's piece and each piece's root."""
-    pixels = len(parents)
+    pixels = len(nodes)
     piece_of = np.full(pixels, np.int32(-1), np.int32)
     numbers = np.full(pixels, np.int32(-1), np.int32)
     roots = np.empty(pixels, np.int32)
     count = 0
     before = -1
     for node in range(pixels):
-        root = find(parents, node)
+        root = _find(nodes, node)
         if root != before:
             before = root
             if numbers[root] < 0:
@@ -263,19 +350,20 @@ def _number_pieces(parents):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _components_of_pieces(roots, facts, own):  # type: ignore[no-untyped-def]
+def _components_of_pieces(roots, nodes, own):  # type: ignore[no-untyped-def]
     """Say for each k which component every piece belongs to, by that component's first piece."""
     slots, scales = own[len(own) - 1, 0, 0], own.shape[1]
     component = np.empty((scales, len(roots)), np.int32)
     sizes = np.empty((scales, len(roots)), np.int32)
     first = np.full((slots, scales), np.int32(-1), np.int32)
+    values = nodes.view(np.float32)
     for piece in range(len(roots)):
         root = roots[piece]
         for k in range(scales):
             component[k, piece] = piece
-            sizes[k, piece] = facts[root, _SIZE]
-            if facts[root, _SLOT] >= 0:
-                top = _find_own(own, facts[root, _SLOT], k)
+            sizes[k, piece] = nodes[root, _SIZE]
+            if values[root, _THRESHOLD] in (_DISAGREED, _FINAL_APART):
+                top = _find_own(own, nodes[root, _SLOT], k)
                 if first[top, k] < 0:
                     first[top, k] = piece
                 component[k, piece] = first[top, k]
@@ -289,7 +377,7 @@ def _edges_of_pieces(rejected, count, piece_of, width):  # type: ignore[no-untyp
     edges = np.empty((count, 3), np.int32)
     pixels = len(piece_of)
     for at in range(count):
-        edge = np.int64(rejected[at] & np.uint64(0xFFFFFFFF))
+        edge = np.int64(rejected[at] & _NUMBER)
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
         edges[at, 0] = np.int32(rejected[at] >> np.uint64(32))
         edges[at, 1], edges[at, 2] = piece_of[node], piece_of[node + step]

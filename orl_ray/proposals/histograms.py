@@ -6,6 +6,7 @@ for each orientation and channel, L1-normalised. Bins are those of OpenCV's ``se
 
 import numpy as np
 from numba import njit
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 COLOUR_BINS, TEXTURE_BINS = 25, 10
@@ -14,6 +15,7 @@ COLOUR_BINS, TEXTURE_BINS = 25, 10
 _CODES = 21
 # Adding and subtracting 1.5 * 2^23 rounds a float32 in [0, 255] to an integer, half to even, as convertTo does.
 _ROUND = np.float32(12582912.0)
+_BIN = np.float32(TEXTURE_BINS / 256)
 
 
 @njit(nogil=True, cache=True)
@@ -41,8 +43,9 @@ def count_colours(image, cell_map, cells):  # type: ignore[no-untyped-def]
     return counts
 
 
-@njit(nogil=True, cache=True)
-def count_textures(gradients, cell_map, sizes):  # type: ignore[no-untyped-def]
+def count_textures(
+    gradients: NDArray[np.float32], cell_map: NDArray[np.int32], sizes: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """Count the gradients of each cell, the positive and the negative part of each orientation apart.
 
     Each part is stretched to 0..255 over the image, rounded, and cut into 10 bins.
@@ -55,60 +58,55 @@ def count_textures(gradients, cell_map, sizes):  # type: ignore[no-untyped-def]
     Returns:
         (cells, orientations * 2 * 10) int32 pixels a bin.
     """
+    flat = gradients.reshape(len(gradients), -1)
+    low, high = flat.min(axis=1).astype(np.float64), flat.max(axis=1).astype(np.float64)
+    least = np.stack([np.maximum(low, 0), np.minimum(low, 0)], axis=1)
+    span = np.stack([np.maximum(high, 0), np.minimum(high, 0)], axis=1) - least
+    # A part of one value has no stretch, and lies in bin 0.
+    span[span == 0] = np.nan
+    scales, offsets = (255.0 / span).astype(np.float32), (-255.0 * least / span).astype(np.float32)
+    usual = np.where(np.isnan(offsets), 0, np.clip(np.rint(offsets), 0, 255)).astype(np.int64) * TEXTURE_BINS // 256
+    counts = np.zeros((len(sizes), len(gradients), _CODES), np.int32)
+    _count_codes(gradients, cell_map, scales, offsets, usual, counts)
+    return _unfold(counts, usual, sizes)
+
+
+@intrinsic
+def _fused(_context, a, b, c):  # type: ignore[no-untyped-def]
+    """Return a * b + c, rounded once, as OpenCV's ``convertTo`` computes it."""
+    return a(a, b, c), lambda _, builder, __, values: builder.fma(*values)
+
+
+@njit(nogil=True, cache=True)
+def _count_codes(gradients, cell_map, scales, offsets, usual, counts):  # type: ignore[no-untyped-def]
     planes, height, width = gradients.shape
-    cells = len(sizes)
-    counts = np.zeros((cells, planes, _CODES), np.int32)
-    codes = np.empty(width + 8, np.uint8)
-    words = codes[: (width + 7) // 8 * 8].view(np.uint64)
-    codes[:] = 0
-    usual = np.empty((planes, 2), np.int64)
+    codes = np.zeros((width + 7) // 8 * 8, np.uint8)
+    words = codes.view(np.uint64)
     for plane in range(planes):
-        scale = _stretches(gradients[plane])
-        usual[plane, 0], usual[plane, 1] = _bin(np.float32(0), scale[0]), _bin(np.float32(0), scale[1])
         for i in range(height):
-            _encode(gradients[plane, i], scale, usual[plane], codes)
+            _encode(gradients[plane, i], scales[plane], offsets[plane], usual[plane], codes)
             row = cell_map[i]
             for word in range(len(words)):
                 if words[word]:
                     for j in range(8 * word, min(8 * word + 8, width)):
                         counts[row[j], plane, codes[j]] += 1
-    return _unfold(counts, usual, sizes)
 
 
 @njit(nogil=True, cache=True)
-def _stretches(gradient):  # type: ignore[no-untyped-def]
-    """Return (scale, offset) of the positive and of the negative part: float32, not finite for a part of one value."""
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for i in range(gradient.shape[0]):
-        for j in range(gradient.shape[1]):
-            low, high = min(low, gradient[i, j]), max(high, gradient[i, j])
-    result = np.empty((2, 2), np.float32)
-    for part in range(2):
-        least = np.float64(max(low, np.float32(0)) if part == 0 else min(low, np.float32(0)))
-        most = np.float64(max(high, np.float32(0)) if part == 0 else min(high, np.float32(0)))
-        span = most - least
-        result[part, 0] = 255.0 / span if span > 0 else np.nan
-        result[part, 1] = -255.0 * least / span if span > 0 else np.nan
-    return result
-
-
-@njit(nogil=True, cache=True)
-def _bin(value, stretch):  # type: ignore[no-untyped-def]
-    # OpenCV multiplies and adds without rounding in between (FMA). A part of one value has no stretch: its bin is 0.
-    stretched = np.float32(np.float64(value) * np.float64(stretch[0]) + np.float64(stretch[1]))
-    level = (stretched + _ROUND) - _ROUND
-    if not level >= 0:
-        return 0
-    # For 0..255 the same as dividing by 25.6 in single precision.
-    return (min(np.int64(level), 255) * TEXTURE_BINS) >> 8
-
-
-@njit(nogil=True, cache=True)
-def _encode(values, stretch, usual, codes):  # type: ignore[no-untyped-def]
+def _encode(values, scale, offset, usual, codes):  # type: ignore[no-untyped-def]
+    """Write a row's codes. All is float32 or a byte, so that the compiler makes vectors of it."""
+    scale_up, scale_down, offset_up, offset_down = scale[0], scale[1], offset[0], offset[1]
+    first_up, first_down = np.float32(1), np.float32(1 + TEXTURE_BINS)
+    usual_up, usual_down = np.uint8(1 + usual[0]), np.uint8(1 + TEXTURE_BINS + usual[1])
     for j in range(len(values)):
-        part = 0 if values[j] > 0 else 1
-        own = _bin(values[j], stretch[part])
-        codes[j] = 0 if own == usual[part] else 1 + part * TEXTURE_BINS + own
+        value = values[j]
+        up = value > 0
+        level = _fused(value, scale_up if up else scale_down, offset_up if up else offset_down)
+        level = (level + _ROUND) - _ROUND
+        level = level if level >= 0 else np.float32(0)
+        # 10 / 256 is exact; for 0..255 this is the same as dividing by 25.6 in single precision.
+        code = np.uint8(level * _BIN + (first_up if up else first_down))
+        codes[j] = np.uint8(0) if code == (usual_up if up else usual_down) else code
 
 
 @njit(nogil=True, cache=True)

@@ -8,8 +8,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from orl_ray.proposals.graph_segmentation import find
 from orl_ray.proposals.std_sort import std_sort
+
+
+@njit(nogil=True, cache=True)
+def _find(parents, node):  # type: ignore[no-untyped-def]
+    """Return the root of a node, halving the path to it."""
+    parent = parents[node]
+    while parent != node:
+        above = parents[parent]
+        parents[node] = above
+        node = above
+        parent = parents[node]
+    return node
 
 
 @njit(nogil=True, cache=True)
@@ -41,7 +52,7 @@ def absorb_small(component, sizes, edges, min_size):  # type: ignore[no-untyped-
         if end > at + 1 and edges[at, 0] > 0:
             certain = certain and _order_is_irrelevant(parents, sizes, edges[at:end], min_size)
         for edge in range(at, end if edges[at, 0] > 0 else at):
-            a, b = find(parents, edges[edge, 1]), find(parents, edges[edge, 2])
+            a, b = _find(parents, edges[edge, 1]), _find(parents, edges[edge, 2])
             if a != b and (sizes[a] < min_size or sizes[b] < min_size):
                 # The lower piece stays the root, so that roots are first pieces.
                 parents[max(a, b)] = min(a, b)
@@ -57,7 +68,7 @@ def _order_is_irrelevant(parents, sizes, edges, min_size):  # type: ignore[no-un
     ends = np.empty((len(edges), 2), np.int32)
     count = 0
     for edge in range(len(edges)):
-        a, b = find(parents, edges[edge, 1]), find(parents, edges[edge, 2])
+        a, b = _find(parents, edges[edge, 1]), _find(parents, edges[edge, 2])
         if a != b and (sizes[a] < min_size or sizes[b] < min_size):
             ends[count, 0], ends[count, 1] = a, b
             count += 1
@@ -66,12 +77,12 @@ def _order_is_irrelevant(parents, sizes, edges, min_size):  # type: ignore[no-un
     nodes = np.unique(ends[:count].copy().reshape(-1))
     cluster = np.arange(len(nodes))
     for edge in range(count):
-        one = find(cluster, np.searchsorted(nodes, ends[edge, 0]))
-        other = find(cluster, np.searchsorted(nodes, ends[edge, 1]))
+        one = _find(cluster, np.searchsorted(nodes, ends[edge, 0]))
+        other = _find(cluster, np.searchsorted(nodes, ends[edge, 1]))
         cluster[one] = other
     large, small = np.zeros(len(nodes), np.int64), np.zeros(len(nodes), np.int64)
     for node in range(len(nodes)):
-        top, size = find(cluster, node), sizes[nodes[node]]
+        top, size = _find(cluster, node), sizes[nodes[node]]
         if size < min_size:
             small[top] += size
         else:
@@ -89,7 +100,7 @@ def _number(parents):  # type: ignore[no-untyped-def]
     numbers = np.full(len(parents), np.int32(-1), np.int32)
     count = 0
     for piece in range(len(parents)):
-        root = find(parents, piece)
+        root = _find(parents, piece)
         if numbers[root] < 0:
             numbers[root] = count
             count += 1
@@ -153,7 +164,7 @@ def _segment_sorted(items, owners, pixels, scale, min_size):  # type: ignore[no-
     for small in (False, True):
         for at in range(len(items)):
             pair = owners[items[at] & np.uint64(0xFFFFFFFF)]
-            a, b, weight = find(parents, pair[0]), find(parents, pair[1]), values[2 * at + 1]
+            a, b, weight = _find(parents, pair[0]), _find(parents, pair[1]), values[2 * at + 1]
             if a == b:
                 continue
             if small:
