@@ -18,12 +18,14 @@ Equal weights: their order does not matter while thresholds decide, since a comp
 has a threshold of at least w. It may matter among small components; see :mod:`orl_ray.proposals.small_segments`.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from orl_ray.proposals.intrinsics import prefetch
+from orl_ray.proposals.kernel import kernel
 from orl_ray.proposals.pixel_graph import sort_edges
-from orl_ray.proposals.prefetch import prefetch
 
 # Shares of the edges, by rising weight, at which a slice ends.
 _SLICES = (0.5, 0.8)
@@ -42,8 +44,8 @@ _DROP, _MARK, _KEEP = 0, 1, 2
 _AHEAD = 8
 
 
-@njit(nogil=True, cache=True)
-def _find(nodes, node):  # type: ignore[no-untyped-def]
+@kernel
+def _find(nodes: NDArray[Any], node: int) -> Any:
     """Return the root of a node, halving the path to it."""
     parent = nodes[node, _PARENT]
     while parent != node:
@@ -54,8 +56,10 @@ def _find(nodes, node):  # type: ignore[no-untyped-def]
     return node
 
 
-@njit(nogil=True, cache=True)
-def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def merge_components(
+    weights: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Run Kruskal's pass with Felzenszwalb & Huttenlocher's criterion for every k.
 
     Args:
@@ -82,7 +86,7 @@ def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
     flat = weights.reshape(-1)
     ends, counts = _slice_ends(flat)
     items = np.empty(counts[0] + 1, np.uint64)
-    size = _lightest_edges(flat, ends[0], width, items)
+    size = _lightest_edges(flat, ends[0], items)
     spare = np.empty(max(counts) + 1, np.uint64)
     later = np.empty(0, np.uint64)
     rejected = np.empty(1024, np.uint64)
@@ -92,7 +96,9 @@ def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
             if turn == 1:
                 later = _edges_between_pieces(flat, ends[0], ends[-1], width, nodes, min_size)
             items = np.empty(counts[turn] + 1, np.uint64)
-            size, left = _next_edges(later, ends[turn - 1], ends[turn], width, nodes, own, scales, min_size, items, turn > 1)
+            size, left = _next_edges(
+                later, ends[turn - 1], ends[turn], width, nodes, own, scales, min_size, items, turn > 1
+            )
             later = later[:left]
         ordered = sort_edges(items, size, spare)
         rejected, count = _take_edges(ordered, size, width, nodes, own, scales, min_size, rejected, count)
@@ -101,8 +107,8 @@ def merge_components(weights, scales, min_size):  # type: ignore[no-untyped-def]
     return piece_of, component, component_sizes, _edges_of_pieces(rejected, count, piece_of, width)
 
 
-@njit(nogil=True, cache=True)
-def _slice_ends(weights):  # type: ignore[no-untyped-def]
+@kernel
+def _slice_ends(weights: NDArray[Any]) -> Any:
     """Choose the weights at which slices end, the last above every weight, and count each slice's edges."""
     bits = weights.view(np.uint32)
     histogram = np.zeros(1 << (32 - _HISTOGRAM_SHIFT), np.int64)
@@ -121,8 +127,8 @@ def _slice_ends(weights):  # type: ignore[no-untyped-def]
     return ends, counts
 
 
-@njit(nogil=True, cache=True)
-def _lightest_edges(weights, high, width, items):  # type: ignore[no-untyped-def]
+@kernel
+def _lightest_edges(weights: NDArray[Any], high: Any, items: NDArray[Any]) -> Any:
     """List the edges below a weight; return how many."""
     pixels = len(weights) // 2
     bits = weights.view(np.uint32)
@@ -133,8 +139,10 @@ def _lightest_edges(weights, high, width, items):  # type: ignore[no-untyped-def
     return at
 
 
-@njit(nogil=True, cache=True)
-def _edges_between_pieces(weights, low, high, width, nodes, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def _edges_between_pieces(
+    weights: NDArray[Any], low: Any, high: Any, width: int, nodes: NDArray[Any], min_size: int
+) -> Any:
     """List the edges with low <= weight < high that run between pieces and are still to be decided on."""
     pixels = len(nodes)
     bits = weights.view(np.uint32)
@@ -147,7 +155,7 @@ def _edges_between_pieces(weights, low, high, width, nodes, min_size):  # type: 
     for direction in range(2):
         step = width if direction else 1
         for node in range(pixels - step):
-            edge = direction * pixels + node
+            edge: Any = direction * pixels + node
             between[at] = edge
             at += (root_of[node] != root_of[node + step]) & (low <= weights[edge]) & (weights[edge] < high)
     values = nodes.view(np.float32)
@@ -163,8 +171,19 @@ def _edges_between_pieces(weights, low, high, width, nodes, min_size):  # type: 
     return result[:kept]
 
 
-@njit(nogil=True, cache=True)
-def _next_edges(later, low, high, width, nodes, own, scales, min_size, items, filtered):  # type: ignore[no-untyped-def]
+@kernel
+def _next_edges(
+    later: NDArray[Any],
+    low: Any,
+    high: Any,
+    width: int,
+    nodes: NDArray[Any],
+    own: NDArray[Any],
+    scales: NDArray[Any],
+    min_size: int,
+    items: NDArray[Any],
+    filtered: bool,
+) -> Any:
     """Move the edges below a weight from ``later`` to ``items``; drop those that need no decision any more."""
     pixels = len(nodes)
     values = later.view(np.float32)
@@ -173,7 +192,7 @@ def _next_edges(later, low, high, width, nodes, own, scales, min_size, items, fi
     for i in range(len(later)):
         item = later[i]
         if filtered and (item & _DECIDED) == 0:
-            edge = np.int64(item & _NUMBER)
+            edge: Any = np.int64(item & _NUMBER)
             node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
             a, b = _find(nodes, node), _find(nodes, node + step)
             if a != last_a or b != last_b:
@@ -191,8 +210,10 @@ def _next_edges(later, low, high, width, nodes, own, scales, min_size, items, fi
     return size, left
 
 
-@njit(nogil=True, cache=True)
-def _judge(a, b, weight, nodes, own, scales, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def _judge(
+    a: int, b: int, weight: Any, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> Any:
     """Say whether edges between two pieces, all at least as heavy as ``weight``, are still to be decided on."""
     if a == b:
         return _DROP
@@ -208,8 +229,18 @@ def _judge(a, b, weight, nodes, own, scales, min_size):  # type: ignore[no-untyp
     return _MARK if small else _DROP
 
 
-@njit(nogil=True, cache=True)
-def _take_edges(items, size, width, nodes, own, scales, min_size, rejected, count):  # type: ignore[no-untyped-def]
+@kernel
+def _take_edges(
+    items: NDArray[Any],
+    size: int,
+    width: int,
+    nodes: NDArray[Any],
+    own: NDArray[Any],
+    scales: NDArray[Any],
+    min_size: int,
+    rejected: NDArray[Any],
+    count: int,
+) -> Any:
     """Decide on sorted edges; append those that a small component may want later to ``rejected``."""
     pixels = len(nodes)
     values = nodes.view(np.float32)
@@ -221,7 +252,7 @@ def _take_edges(items, size, width, nodes, own, scales, min_size, rejected, coun
         rejected = longer
     for at in range(size):
         _fetch_ahead(items, at, size, width, nodes)
-        edge = np.int64(items[at] & _NUMBER)
+        edge: Any = np.int64(items[at] & _NUMBER)
         if items[at] & _DECIDED:
             rejected[count] = items[at]
             count += 1
@@ -240,9 +271,9 @@ def _take_edges(items, size, width, nodes, own, scales, min_size, rejected, coun
             values[a, _THRESHOLD] = weight + smallest / np.float32(nodes[a, _SIZE])
             continue
         for piece in (a, b):
-            if values[piece, _THRESHOLD] >= 0:
-                if weight > values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE]):
-                    values[piece, _THRESHOLD] = _FINAL
+            limit = values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE])
+            if values[piece, _THRESHOLD] >= 0 and weight > limit:
+                values[piece, _THRESHOLD] = _FINAL
         if values[a, _THRESHOLD] <= _FINAL or values[b, _THRESHOLD] <= _FINAL:
             wanted = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
         else:
@@ -252,12 +283,12 @@ def _take_edges(items, size, width, nodes, own, scales, min_size, rejected, coun
     return rejected, count
 
 
-@njit(nogil=True, cache=True)
-def _fetch_ahead(items, at, size, width, nodes):  # type: ignore[no-untyped-def]
+@kernel
+def _fetch_ahead(items: NDArray[Any], at: int, size: int, width: int, nodes: NDArray[Any]) -> None:
     """Fetch the nodes of an edge that comes soon, and the parents of one that comes sooner."""
     pixels = len(nodes)
     if at + 2 * _AHEAD < size:
-        edge = np.int64(items[at + 2 * _AHEAD] & _NUMBER)
+        edge: Any = np.int64(items[at + 2 * _AHEAD] & _NUMBER)
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
         prefetch(nodes, 4 * node)
         prefetch(nodes, 4 * (node + step))
@@ -267,8 +298,10 @@ def _fetch_ahead(items, at, size, width, nodes):  # type: ignore[no-untyped-def]
         prefetch(nodes, 4 * np.int64(nodes[node + step, _PARENT]))
 
 
-@njit(nogil=True, cache=True)
-def _take_for_each_scale(a, b, weight, nodes, own, scales, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def _take_for_each_scale(
+    a: int, b: int, weight: Any, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> Any:
     """Decide on an edge between two pieces for each k; say whether a small component may want it later."""
     values, own_values = nodes.view(np.float32), own.view(np.float32)
     for piece in (a, b):
@@ -302,8 +335,8 @@ def _take_for_each_scale(a, b, weight, nodes, own, scales, min_size):  # type: i
     return wanted
 
 
-@njit(nogil=True, cache=True)
-def _open_own_trees(piece, nodes, own, scales):  # type: ignore[no-untyped-def]
+@kernel
+def _open_own_trees(piece: int, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any]) -> None:
     """Give a piece on which the k disagree for the first time a tree for each k: (parent, size, threshold's bits)."""
     values, own_values = nodes.view(np.float32), own.view(np.float32)
     slots = len(own) - 1
@@ -317,8 +350,8 @@ def _open_own_trees(piece, nodes, own, scales):  # type: ignore[no-untyped-def]
     nodes[piece, _SLOT] = slot
 
 
-@njit(nogil=True, cache=True)
-def _find_own(own, slot, k):  # type: ignore[no-untyped-def]
+@kernel
+def _find_own(own: NDArray[Any], slot: int, k: int) -> Any:
     parent = own[slot, k, 0]
     while parent != slot:
         above = own[parent, k, 0]
@@ -328,8 +361,8 @@ def _find_own(own, slot, k):  # type: ignore[no-untyped-def]
     return slot
 
 
-@njit(nogil=True, cache=True)
-def _number_pieces(nodes):  # type: ignore[no-untyped-def]
+@kernel
+def _number_pieces(nodes: NDArray[Any]) -> Any:
     """Number the pieces by first appearance; return each pixel's piece and each piece's root."""
     pixels = len(nodes)
     piece_of = np.full(pixels, np.int32(-1), np.int32)
@@ -349,8 +382,8 @@ def _number_pieces(nodes):  # type: ignore[no-untyped-def]
     return piece_of, roots[:count].copy()
 
 
-@njit(nogil=True, cache=True)
-def _components_of_pieces(roots, nodes, own):  # type: ignore[no-untyped-def]
+@kernel
+def _components_of_pieces(roots: NDArray[Any], nodes: NDArray[Any], own: NDArray[Any]) -> Any:
     """Say for each k which component every piece belongs to, by that component's first piece."""
     slots, scales = own[len(own) - 1, 0, 0], own.shape[1]
     component = np.empty((scales, len(roots)), np.int32)
@@ -371,13 +404,13 @@ def _components_of_pieces(roots, nodes, own):  # type: ignore[no-untyped-def]
     return component, sizes
 
 
-@njit(nogil=True, cache=True)
-def _edges_of_pieces(rejected, count, piece_of, width):  # type: ignore[no-untyped-def]
+@kernel
+def _edges_of_pieces(rejected: NDArray[Any], count: int, piece_of: NDArray[Any], width: int) -> Any:
     """Turn edges of pixels into edges of pieces: (n, 3) int32 bits of weight, piece, piece."""
     edges = np.empty((count, 3), np.int32)
     pixels = len(piece_of)
     for at in range(count):
-        edge = np.int64(rejected[at] & _NUMBER)
+        edge: Any = np.int64(rejected[at] & _NUMBER)
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
         edges[at, 0] = np.int32(rejected[at] >> np.uint64(32))
         edges[at, 1], edges[at, 2] = piece_of[node], piece_of[node + step]

@@ -9,9 +9,12 @@ that have no region in common, are no neighbours, and make no new similarity as 
 regions in either order. Else the hierarchy is grown again from the start with ``std::sort`` itself.
 """
 
-import numpy as np
-from numba import njit
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from orl_ray.proposals.kernel import kernel
 from orl_ray.proposals.similarity import COLOUR, TEXTURE, intersections, similarity
 from orl_ray.proposals.std_sort import std_sort
 
@@ -19,8 +22,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
-@njit(nogil=True, cache=True)
-def pair_intersections(histograms, pairs):  # type: ignore[no-untyped-def]
+@kernel
+def pair_intersections(histograms: NDArray[Any], pairs: NDArray[Any]) -> NDArray[np.float32]:
     """Intersect the histograms of neighbouring segments.
 
     Args:
@@ -41,8 +44,18 @@ def pair_intersections(histograms, pairs):  # type: ignore[no-untyped-def]
     return result
 
 
-@njit(nogil=True, cache=True)
-def group(strategy, sizes, boxes, pairs, colours, textures, colour_pairs, texture_pairs, pixels):  # type: ignore[no-untyped-def]
+@kernel
+def group(
+    strategy: int,
+    sizes: NDArray[Any],
+    boxes: NDArray[Any],
+    pairs: NDArray[Any],
+    colours: NDArray[Any],
+    textures: NDArray[Any],
+    colour_pairs: NDArray[Any],
+    texture_pairs: NDArray[Any],
+    pixels: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Grow one hierarchy.
 
     Args:
@@ -67,7 +80,14 @@ def group(strategy, sizes, boxes, pairs, colours, textures, colour_pairs, textur
     for pair in range(len(pairs)):
         one, other = pairs[pair, 0], pairs[pair, 1]
         bits[0] = similarity(
-            strategy, colour_pairs[pair], texture_pairs[pair], boxes[one], boxes[other], sizes[one], sizes[other], pixels
+            strategy,
+            colour_pairs[pair],
+            texture_pairs[pair],
+            boxes[one],
+            boxes[other],
+            sizes[one],
+            sizes[other],
+            pixels,
         )
         start[pair] = (np.uint64(as_bits[0]) << _SHIFT) | np.uint64(pair)
     for by_heap in (True, False):
@@ -87,8 +107,8 @@ def group(strategy, sizes, boxes, pairs, colours, textures, colour_pairs, textur
     return all_boxes[:regions].copy(), levels[:regions].copy()
 
 
-@njit(nogil=True, cache=True)
-def _merge(strategy, one, other, new, slots, tables):  # type: ignore[no-untyped-def]
+@kernel
+def _merge(strategy: int, one: int, other: int, new: int, slots: NDArray[Any], tables: Any) -> None:
     """Make region ``new`` of two regions."""
     boxes, sizes, levels, colours, textures = tables
     for side in range(2):
@@ -104,8 +124,10 @@ def _merge(strategy, one, other, new, slots, tables):  # type: ignore[no-untyped
         _average(textures, a, b, slots[new], sizes[one], sizes[other])
 
 
-@njit(nogil=True, cache=True)
-def _average(histograms, one, other, into, one_size, other_size):  # type: ignore[no-untyped-def]
+@kernel
+def _average(
+    histograms: NDArray[Any], one: int, other: int, into: NDArray[Any], one_size: int, other_size: int
+) -> None:
     a, b, result = histograms[one], histograms[other], histograms[into]
     one_weight, other_weight = np.float32(one_size), np.float32(other_size)
     total = np.float32(one_size + other_size)
@@ -113,8 +135,17 @@ def _average(histograms, one, other, into, one_size, other_size):  # type: ignor
         result[i] = (a[i] * one_weight + b[i] * other_weight) / total
 
 
-@njit(nogil=True, cache=True)
-def _measure(strategy, new, neighbours, count, slots, tables, pixels, scratch):  # type: ignore[no-untyped-def]
+@kernel
+def _measure(
+    strategy: int,
+    new: int,
+    neighbours: NDArray[Any],
+    count: int,
+    slots: NDArray[Any],
+    tables: Any,
+    pixels: int,
+    scratch: NDArray[Any],
+) -> None:
     """Write the similarities of a new region to ``count`` neighbours into the first row of ``scratch``."""
     boxes, sizes, _, colours, textures = tables
     rows = np.empty(count, np.int32)
@@ -131,8 +162,10 @@ def _measure(strategy, new, neighbours, count, slots, tables, pixels, scratch): 
         )
 
 
-@njit(nogil=True, cache=True)
-def _group_by_heap(strategy, start, pairs, segments, tables, pixels):  # type: ignore[no-untyped-def]
+@kernel
+def _group_by_heap(
+    strategy: int, start: NDArray[Any], pairs: NDArray[Any], segments: int, tables: Any, pixels: int
+) -> Any:
     """Merge by a heap of similarities; return how many regions there are, and whether std::sort gives the same."""
     merged_to = np.full(2 * segments, np.int32(-1), np.int32)
     slots = np.empty(2 * segments, np.int32)
@@ -186,8 +219,8 @@ def _group_by_heap(strategy, start, pairs, segments, tables, pixels):  # type: i
         regions += 1
 
 
-@njit(nogil=True, cache=True)
-def _adjacency(pairs, segments):  # type: ignore[no-untyped-def]
+@kernel
+def _adjacency(pairs: NDArray[Any], segments: int) -> Any:
     """Return linked lists of neighbours: first and last entry of each region, next entry, and whom it names.
 
     An entry names a segment; the region that has taken it up is found through ``merged_to``. So lists are joined
@@ -209,8 +242,8 @@ def _adjacency(pairs, segments):  # type: ignore[no-untyped-def]
     return heads, tails, following, ends
 
 
-@njit(nogil=True, cache=True)
-def _region_of(merged_to, region):  # type: ignore[no-untyped-def]
+@kernel
+def _region_of(merged_to: NDArray[Any], region: int) -> Any:
     above = merged_to[region]
     while above >= 0:
         if merged_to[above] >= 0:
@@ -219,8 +252,17 @@ def _region_of(merged_to, region):  # type: ignore[no-untyped-def]
     return region
 
 
-@njit(nogil=True, cache=True)
-def _collect(region, heads, tails, following, ends, merged_to, seen, neighbours):  # type: ignore[no-untyped-def]
+@kernel
+def _collect(
+    region: int,
+    heads: NDArray[Any],
+    tails: NDArray[Any],
+    following: NDArray[Any],
+    ends: NDArray[Any],
+    merged_to: NDArray[Any],
+    seen: NDArray[Any],
+    neighbours: NDArray[Any],
+) -> Any:
     """List the distinct neighbours of a region, and strike what is not needed from its linked list."""
     count = 0
     entry, kept = heads[region], np.int32(-1)
@@ -245,8 +287,16 @@ def _collect(region, heads, tails, following, ends, merged_to, seen, neighbours)
     return count
 
 
-@njit(nogil=True, cache=True)
-def _apart(one, other, second, heads, following, ends, merged_to):  # type: ignore[no-untyped-def]
+@kernel
+def _apart(
+    one: int,
+    other: int,
+    second: NDArray[Any],
+    heads: NDArray[Any],
+    following: NDArray[Any],
+    ends: NDArray[Any],
+    merged_to: NDArray[Any],
+) -> Any:
     """Say whether two pairs of regions have no region in common and are no neighbours."""
     for region in second:
         if region in (one, other):
@@ -260,8 +310,8 @@ def _apart(one, other, second, heads, following, ends, merged_to):  # type: igno
     return True
 
 
-@njit(nogil=True, cache=True)
-def _drop_merged(heap, size, owners, merged_to):  # type: ignore[no-untyped-def]
+@kernel
+def _drop_merged(heap: NDArray[Any], size: int, owners: NDArray[Any], merged_to: NDArray[Any]) -> Any:
     while size:
         pair = heap[0] & _LOW
         if merged_to[owners[pair, 0]] < 0 and merged_to[owners[pair, 1]] < 0:
@@ -270,16 +320,16 @@ def _drop_merged(heap, size, owners, merged_to):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(nogil=True, cache=True)
-def _pop(heap, size):  # type: ignore[no-untyped-def]
+@kernel
+def _pop(heap: NDArray[Any], size: int) -> Any:
     size -= 1
     heap[0] = heap[size]
     _sift_down(heap, 0, size)
     return size
 
 
-@njit(nogil=True, cache=True)
-def _push(heap, size, value):  # type: ignore[no-untyped-def]
+@kernel
+def _push(heap: NDArray[Any], size: int, value: Any) -> Any:
     hole = size
     while hole > 0:
         parent = (hole - 1) // 2
@@ -291,8 +341,8 @@ def _push(heap, size, value):  # type: ignore[no-untyped-def]
     return size + 1
 
 
-@njit(nogil=True, cache=True)
-def _sift_down(heap, hole, size):  # type: ignore[no-untyped-def]
+@kernel
+def _sift_down(heap: NDArray[Any], hole: int, size: int) -> None:
     value = heap[hole]
     while True:
         child = 2 * hole + 1
@@ -307,22 +357,24 @@ def _sift_down(heap, hole, size):  # type: ignore[no-untyped-def]
     heap[hole] = value
 
 
-@njit(nogil=True, cache=True)
-def _longer(items, length):  # type: ignore[no-untyped-def]
+@kernel
+def _longer(items: NDArray[Any], length: int) -> Any:
     result = np.empty(2 * length, items.dtype)
     result[: len(items)] = items
     return result
 
 
-@njit(nogil=True, cache=True)
-def _longer_rows(items, length):  # type: ignore[no-untyped-def]
+@kernel
+def _longer_rows(items: NDArray[Any], length: int) -> Any:
     result = np.empty((2 * length, 2), items.dtype)
     result[: len(items)] = items
     return result
 
 
-@njit(nogil=True, cache=True)
-def _group_by_sorting(strategy, start, pairs, segments, tables, pixels):  # type: ignore[no-untyped-def]
+@kernel
+def _group_by_sorting(
+    strategy: int, start: NDArray[Any], pairs: NDArray[Any], segments: int, tables: Any, pixels: int
+) -> Any:
     """Merge as OpenCV does, step by step: all similarities are sorted before each merge."""
     slots = np.empty(2 * segments, np.int32)
     slots[:segments] = np.arange(segments)

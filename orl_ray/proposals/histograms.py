@@ -4,10 +4,13 @@ Uijlings et al., "Selective search for object recognition", IJCV 2013, section 3
 for each orientation and channel, L1-normalised. Bins are those of OpenCV's ``selectivesearchsegmentation.cpp``.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
-from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from orl_ray.proposals.intrinsics import fused_multiply_add
+from orl_ray.proposals.kernel import kernel
 
 COLOUR_BINS, TEXTURE_BINS = 25, 10
 # A gradient's code: 0 where both of its parts lie in their usual bins, 1 + bin of the positive part otherwise, or
@@ -18,8 +21,8 @@ _ROUND = np.float32(12582912.0)
 _BIN = np.float32(TEXTURE_BINS / 256)
 
 
-@njit(nogil=True, cache=True)
-def count_colours(image, cell_map, cells):  # type: ignore[no-untyped-def]
+@kernel
+def count_colours(image: NDArray[Any], cell_map: NDArray[Any], cells: int) -> NDArray[np.int32]:
     """Count the colours of each cell.
 
     Args:
@@ -68,17 +71,19 @@ def count_textures(
     usual = np.where(np.isnan(offsets), 0, np.clip(np.rint(offsets), 0, 255)).astype(np.int64) * TEXTURE_BINS // 256
     counts = np.zeros((len(sizes), len(gradients), _CODES), np.int32)
     _count_codes(gradients, cell_map, scales, offsets, usual, counts)
-    return _unfold(counts, usual, sizes)
+    result: NDArray[np.int32] = _unfold(counts, usual, sizes)
+    return result
 
 
-@intrinsic
-def _fused(_context, a, b, c):  # type: ignore[no-untyped-def]
-    """Return a * b + c, rounded once, as OpenCV's ``convertTo`` computes it."""
-    return a(a, b, c), lambda _, builder, __, values: builder.fma(*values)
-
-
-@njit(nogil=True, cache=True)
-def _count_codes(gradients, cell_map, scales, offsets, usual, counts):  # type: ignore[no-untyped-def]
+@kernel
+def _count_codes(
+    gradients: NDArray[Any],
+    cell_map: NDArray[Any],
+    scales: NDArray[Any],
+    offsets: NDArray[Any],
+    usual: NDArray[Any],
+    counts: NDArray[Any],
+) -> None:
     planes, height, width = gradients.shape
     codes = np.zeros((width + 7) // 8 * 8, np.uint8)
     words = codes.view(np.uint64)
@@ -92,16 +97,21 @@ def _count_codes(gradients, cell_map, scales, offsets, usual, counts):  # type: 
                         counts[row[j], plane, codes[j]] += 1
 
 
-@njit(nogil=True, cache=True)
-def _encode(values, scale, offset, usual, codes):  # type: ignore[no-untyped-def]
-    """Write a row's codes. All is float32 or a byte, so that the compiler makes vectors of it."""
+@kernel
+def _encode(
+    values: NDArray[Any], scale: NDArray[np.float32], offset: NDArray[Any], usual: NDArray[Any], codes: NDArray[Any]
+) -> None:
+    """Write a row's codes. All is float32 or a byte, so that the compiler makes vectors of it.
+
+    OpenCV's ``convertTo`` scales with a fused multiply-add, too.
+    """
     scale_up, scale_down, offset_up, offset_down = scale[0], scale[1], offset[0], offset[1]
     first_up, first_down = np.float32(1), np.float32(1 + TEXTURE_BINS)
     usual_up, usual_down = np.uint8(1 + usual[0]), np.uint8(1 + TEXTURE_BINS + usual[1])
     for j in range(len(values)):
         value = values[j]
         up = value > 0
-        level = _fused(value, scale_up if up else scale_down, offset_up if up else offset_down)
+        level = fused_multiply_add(value, scale_up if up else scale_down, offset_up if up else offset_down)
         level = (level + _ROUND) - _ROUND
         level = level if level >= 0 else np.float32(0)
         # 10 / 256 is exact; for 0..255 this is the same as dividing by 25.6 in single precision.
@@ -109,8 +119,8 @@ def _encode(values, scale, offset, usual, codes):  # type: ignore[no-untyped-def
         codes[j] = np.uint8(0) if code == (usual_up if up else usual_down) else code
 
 
-@njit(nogil=True, cache=True)
-def _unfold(counts, usual, sizes):  # type: ignore[no-untyped-def]
+@kernel
+def _unfold(counts: NDArray[Any], usual: NDArray[Any], sizes: NDArray[Any]) -> Any:
     """Turn counts of codes into counts of bins; the usual bins get the pixels that were not counted."""
     cells, planes, _ = counts.shape
     result = np.zeros((cells, planes, 2, TEXTURE_BINS), np.int32)
@@ -143,8 +153,8 @@ def add_cells(counts: NDArray[np.int32], segment: NDArray[np.int32], segments: i
     return result
 
 
-@njit(nogil=True, cache=True)
-def _add_rows(counts, segment, result):  # type: ignore[no-untyped-def]
+@kernel
+def _add_rows(counts: NDArray[Any], segment: NDArray[Any], result: NDArray[Any]) -> None:
     for cell in range(len(counts)):
         result[segment[cell]] += counts[cell]
 
@@ -171,4 +181,5 @@ def normalised_textures(counts: NDArray[np.int32]) -> NDArray[np.float32]:
     Returns:
         (segments, bins) float32.
     """
-    return counts.astype(np.float32) / counts.sum(axis=1, keepdims=True).astype(np.float32)
+    result: NDArray[np.float32] = counts.astype(np.float32) / counts.sum(axis=1, keepdims=True).astype(np.float32)
+    return result

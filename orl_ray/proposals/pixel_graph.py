@@ -7,10 +7,13 @@ second copy finds the decision that the first one made.
 An edge has a number: pixel u's edge to the right is u, the one downwards is pixels + u.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from orl_ray.proposals.kernel import kernel
 
 # OpenCV's selective search hands its sigma of 0.8 on as a float.
 SIGMA = float(np.float32(0.8))
@@ -35,8 +38,8 @@ def edge_weights(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return weights
 
 
-@njit(nogil=True, cache=True)
-def _distance(dx, dy, dz, coloured):  # type: ignore[no-untyped-def]
+@kernel
+def _distance(dx: Any, dy: Any, dz: Any, coloured: bool) -> Any:
     # Single precision throughout, one rounding after each operation.
     total = dx * dx
     if coloured:
@@ -45,26 +48,22 @@ def _distance(dx, dy, dz, coloured):  # type: ignore[no-untyped-def]
     return np.sqrt(total)
 
 
-@njit(nogil=True, cache=True)
-def _distances(x, y, z, coloured, weights):  # type: ignore[no-untyped-def]
+@kernel
+def _distances(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], coloured: bool, weights: NDArray[Any]) -> None:
     height, width = x.shape
     for i in range(height):
         for j in range(width - 1):
-            weights[0, i, j] = _distance(
-                x[i, j] - x[i, j + 1], y[i, j] - y[i, j + 1], z[i, j] - z[i, j + 1], coloured
-            )
+            weights[0, i, j] = _distance(x[i, j] - x[i, j + 1], y[i, j] - y[i, j + 1], z[i, j] - z[i, j + 1], coloured)
         weights[0, i, width - 1] = _ABSENT
         if i == height - 1:
             weights[1, i] = _ABSENT
             continue
         for j in range(width):
-            weights[1, i, j] = _distance(
-                x[i, j] - x[i + 1, j], y[i, j] - y[i + 1, j], z[i, j] - z[i + 1, j], coloured
-            )
+            weights[1, i, j] = _distance(x[i, j] - x[i + 1, j], y[i, j] - y[i + 1, j], z[i, j] - z[i + 1, j], coloured)
 
 
-@njit(nogil=True, cache=True)
-def sort_edges(items, count, spare):  # type: ignore[no-untyped-def]
+@kernel
+def sort_edges(items: NDArray[Any], count: int, spare: NDArray[Any]) -> NDArray[np.uint64]:
     """Sort edges by weight: a radix sort, stable.
 
     Args:

@@ -4,11 +4,12 @@ A *cell* is a set of pixels that share their segment in every segmentation. Size
 found once for the cells; each segmentation's own then follow by adding cells up.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from orl_ray.proposals.kernel import kernel
 
 
 class Segments(NamedTuple):
@@ -25,8 +26,8 @@ class Segments(NamedTuple):
     pairs: NDArray[np.int32]
 
 
-@njit(nogil=True, cache=True)
-def cells_of(labels, counts):  # type: ignore[no-untyped-def]
+@kernel
+def cells_of(labels: NDArray[Any], counts: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Number the distinct combinations of labels by first appearance.
 
     Args:
@@ -49,8 +50,8 @@ def cells_of(labels, counts):  # type: ignore[no-untyped-def]
     return cell, segments
 
 
-@njit(nogil=True, cache=True)
-def _number_pairs(one, other):  # type: ignore[no-untyped-def]
+@kernel
+def _number_pairs(one: NDArray[np.int32], other: NDArray[np.int32]) -> Any:
     """Number the distinct pairs of two columns by first appearance."""
     slots = 16
     while slots < 2 * len(one):
@@ -70,8 +71,8 @@ def _number_pairs(one, other):  # type: ignore[no-untyped-def]
     return result, count
 
 
-@njit(nogil=True, cache=True)
-def _slot(keys, key):  # type: ignore[no-untyped-def]
+@kernel
+def _slot(keys: NDArray[Any], key: Any) -> Any:
     """Find a key, or the free place for it, in an open hash table whose size is a power of two."""
     mask = len(keys) - 1
     at = ((key * 0x9E3779B97F4A7C1) >> 20) & mask
@@ -80,8 +81,10 @@ def _slot(keys, key):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(nogil=True, cache=True)
-def map_cells(piece_of, cell_of_piece, cells, width):  # type: ignore[no-untyped-def]
+@kernel
+def map_cells(
+    piece_of: NDArray[Any], cell_of_piece: NDArray[Any], cells: int, width: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
     """Draw the map of cells; measure them and find their neighbours.
 
     As in OpenCV, a pixel is compared with those on the left, above, and above on the left, but not in the first row
@@ -119,8 +122,8 @@ def map_cells(piece_of, cell_of_piece, cells, width):  # type: ignore[no-untyped
     return cell_map, sizes, boxes, _neighbours(cell_map)
 
 
-@njit(nogil=True, cache=True)
-def _neighbours(cell_map):  # type: ignore[no-untyped-def]
+@kernel
+def _neighbours(cell_map: NDArray[Any]) -> Any:
     height, width = cell_map.shape
     keys = np.full(1024, np.int64(-1), np.int64)
     count = 0
@@ -145,8 +148,8 @@ def _neighbours(cell_map):  # type: ignore[no-untyped-def]
     return keys[keys >= 0]
 
 
-@njit(nogil=True, cache=True)
-def _grown(keys):  # type: ignore[no-untyped-def]
+@kernel
+def _grown(keys: NDArray[Any]) -> Any:
     larger = np.full(2 * len(keys), np.int64(-1), np.int64)
     for key in keys:
         if key >= 0:

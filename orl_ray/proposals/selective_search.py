@@ -1,9 +1,9 @@
-"""Selective search: hierarchies of regions over several colour spaces, scales and similarities, a function of the pixels.
+"""Selective search: hierarchies of regions over colour spaces, scales and similarities, a function of the pixels.
 
-Uijlings et al., "Selective search for object recognition", IJCV 2013. In modes ``fast`` and ``quality`` the set of boxes
-is the one that OpenCV's implementation gives (:mod:`orl_ray.proposals.opencv_reference`), an order of magnitude faster;
-ORL calls mode ``fast`` at native size, unfiltered. OpenCV's blur, gradients and colour conversions are called, so the
-set is the same as OpenCV's for one build and CPU.
+Uijlings et al., "Selective search for object recognition", IJCV 2013. In modes ``fast`` and ``quality`` the set of
+boxes is the one that OpenCV gives (:mod:`orl_ray.proposals.opencv_reference`), an order of magnitude faster; ORL calls
+mode ``fast`` at native size, unfiltered. OpenCV's blur, gradients and colour conversions are called, so the set is the
+same as OpenCV's for one build and CPU.
 """
 
 import hashlib
@@ -78,13 +78,13 @@ def _hierarchies(space: NDArray[np.uint8], plan: Plan) -> list[tuple[NDArray[np.
     height, width, channels = space.shape
     piece_of, labels, counts = _segment(space if channels > 1 else space[:, :, 0], plan)
     cell_of_piece, segment_of = region_map.cells_of(labels, counts)
-    cell_map, *cells = region_map.map_cells(piece_of, cell_of_piece, segment_of.shape[1], width)
-    colours = histograms.count_colours(space, cell_map, len(cells[0]))
+    cell_map, sizes, boxes, pairs = region_map.map_cells(piece_of, cell_of_piece, segment_of.shape[1], width)
+    colours = histograms.count_colours(space, cell_map, len(sizes))
     oriented = gradients.oriented_gradients(space if channels > 1 else space[:, :, 0])
-    textures = histograms.count_textures(oriented, cell_map, cells[0])
+    textures = histograms.count_textures(oriented, cell_map, sizes)
     trees = []
     for segment, count in zip(segment_of, counts.tolist(), strict=True):
-        leaves = region_map.segments_from_cells(segment, count, *cells)
+        leaves = region_map.segments_from_cells(segment, count, sizes, boxes, pairs)
         colour = histograms.normalised_colours(histograms.add_cells(colours, segment, count))
         texture = histograms.normalised_textures(histograms.add_cells(textures, segment, count))
         alike = pair_intersections(colour, leaves.pairs), pair_intersections(texture, leaves.pairs)
@@ -92,9 +92,7 @@ def _hierarchies(space: NDArray[np.uint8], plan: Plan) -> list[tuple[NDArray[np.
     return trees
 
 
-def _segment(
-    space: NDArray[np.uint8], plan: Plan
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+def _segment(space: NDArray[np.uint8], plan: Plan) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
     """Segment one colour space for every k: the pixels' pieces, (K, pieces) segments, and how many there are."""
     weights = edge_weights(space)
     scales = np.array(plan.scales, np.float32)

@@ -4,8 +4,12 @@ Uijlings et al., "Selective search for object recognition", IJCV 2013, section 3
 after term and without fused operations, as in OpenCV's ``selectivesearchsegmentation.cpp``.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
+
+from orl_ray.proposals.kernel import kernel
 
 # A strategy is a sum of these measures.
 COLOUR, FILL, TEXTURE, SIZE = 1, 2, 4, 8
@@ -13,8 +17,10 @@ _ALL_FOUR = COLOUR | FILL | TEXTURE | SIZE
 _ONE = np.float32(1)
 
 
-@njit(nogil=True, cache=True)
-def intersections(histograms, region, others, count, result):  # type: ignore[no-untyped-def]
+@kernel
+def intersections(
+    histograms: NDArray[Any], region: int, others: NDArray[np.int32], count: int, result: NDArray[Any]
+) -> None:
     """Intersect one region's histogram with those of others: the sum of the smaller of each two bins.
 
     Args:
@@ -48,8 +54,17 @@ def intersections(histograms, region, others, count, result):  # type: ignore[no
         at += 1
 
 
-@njit(nogil=True, cache=True)
-def similarity(strategy, colour, texture, one_box, other_box, one_size, other_size, pixels):  # type: ignore[no-untyped-def]
+@kernel
+def similarity(
+    strategy: int,
+    colour: Any,
+    texture: Any,
+    one_box: NDArray[Any],
+    other_box: NDArray[Any],
+    one_size: int,
+    other_size: int,
+    pixels: int,
+) -> Any:
     """Combine the measures of a strategy.
 
     Args:

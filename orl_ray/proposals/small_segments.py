@@ -4,15 +4,17 @@ The last step of Felzenszwalb & Huttenlocher's segmentation ("Efficient graph-ba
 section 5), as in OpenCV's ``graphsegmentation.cpp``.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from orl_ray.proposals.kernel import kernel
 from orl_ray.proposals.std_sort import std_sort
 
 
-@njit(nogil=True, cache=True)
-def _find(parents, node):  # type: ignore[no-untyped-def]
+@kernel
+def _find(parents: NDArray[Any], node: int) -> Any:
     """Return the root of a node, halving the path to it."""
     parent = parents[node]
     while parent != node:
@@ -23,8 +25,10 @@ def _find(parents, node):  # type: ignore[no-untyped-def]
     return node
 
 
-@njit(nogil=True, cache=True)
-def absorb_small(component, sizes, edges, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def absorb_small(
+    component: NDArray[Any], sizes: NDArray[Any], edges: NDArray[Any], min_size: int
+) -> tuple[NDArray[np.int32], int, bool]:
     """Join components below ``min_size`` pixels to neighbours, for one k.
 
     Edges of equal weight come in an order that OpenCV leaves to ``std::sort``. A cluster of components that such
@@ -62,8 +66,8 @@ def absorb_small(component, sizes, edges, min_size):  # type: ignore[no-untyped-
     return labels, count, certain
 
 
-@njit(nogil=True, cache=True)
-def _order_is_irrelevant(parents, sizes, edges, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def _order_is_irrelevant(parents: NDArray[Any], sizes: NDArray[Any], edges: NDArray[Any], min_size: int) -> Any:
     """Say whether edges of one weight give the same components in whichever order they come."""
     ends = np.empty((len(edges), 2), np.int32)
     count = 0
@@ -93,8 +97,8 @@ def _order_is_irrelevant(parents, sizes, edges, min_size):  # type: ignore[no-un
     return True
 
 
-@njit(nogil=True, cache=True)
-def _number(parents):  # type: ignore[no-untyped-def]
+@kernel
+def _number(parents: NDArray[Any]) -> Any:
     """Number roots by first appearance."""
     labels = np.empty(len(parents), np.int32)
     numbers = np.full(len(parents), np.int32(-1), np.int32)
@@ -135,8 +139,8 @@ def segment_in_order(
     return np.arange(pixels, dtype=np.int32), labels, counts
 
 
-@njit(nogil=True, cache=True)
-def _edges_from_both_ends(weights):  # type: ignore[no-untyped-def]
+@kernel
+def _edges_from_both_ends(weights: NDArray[Any]) -> Any:
     """List each pixel's edges up, left, down and right, as OpenCV does: weight's bits << 32 | place, and both ends."""
     _, height, width = weights.shape
     bits = weights.view(np.uint32)
@@ -155,8 +159,8 @@ def _edges_from_both_ends(weights):  # type: ignore[no-untyped-def]
     return items, owners
 
 
-@njit(nogil=True, cache=True)
-def _segment_sorted(items, owners, pixels, scale, min_size):  # type: ignore[no-untyped-def]
+@kernel
+def _segment_sorted(items: NDArray[Any], owners: NDArray[Any], pixels: int, scale: Any, min_size: int) -> Any:
     parents = np.arange(pixels).astype(np.int32)
     sizes = np.ones(pixels, np.int32)
     thresholds = np.full(pixels, scale, np.float32)

@@ -1,4 +1,4 @@
-"""The unstable sort of C++'s standard library (libstdc++), as OpenCV uses it, so that equal keys end up where it puts them.
+"""The unstable sort of C++'s standard library (libstdc++), so that equal keys end up where OpenCV has them.
 
 ``std::sort`` is introsort (Musser, "Introspective sorting and selection algorithms", 1997): quicksort with a median of
 three, heap sort below a depth of 2 log2(n), and one insertion sort at the end. The order of equal keys follows from
@@ -8,14 +8,18 @@ An element is a uint64: the key in the high 32 bits, a payload that is not compa
 float32 that is not negative order like its value.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
+
+from orl_ray.proposals.kernel import kernel
 
 _THRESHOLD = 16
 
 
-@njit(nogil=True, cache=True)
-def std_sort(items, count):  # type: ignore[no-untyped-def]
+@kernel
+def std_sort(items: NDArray[Any], count: int) -> None:
     """Sort ``items[:count]`` by the high 32 bits, in place, with libstdc++'s order of equal keys.
 
     Args:
@@ -47,13 +51,13 @@ def std_sort(items, count):  # type: ignore[no-untyped-def]
     _final_insertion_sort(items, count)
 
 
-@njit(nogil=True, cache=True)
-def _less(one, other):  # type: ignore[no-untyped-def]
+@kernel
+def _less(one: np.uint64, other: np.uint64) -> Any:
     return (one >> np.uint64(32)) < (other >> np.uint64(32))
 
 
-@njit(nogil=True, cache=True)
-def _unguarded_partition_pivot(items, first, last):  # type: ignore[no-untyped-def]
+@kernel
+def _unguarded_partition_pivot(items: NDArray[Any], first: int, last: int) -> Any:
     middle = first + (last - first) // 2
     _move_median_to_first(items, first, first + 1, middle, last - 1)
     pivot = items[first] >> np.uint64(32)
@@ -70,8 +74,8 @@ def _unguarded_partition_pivot(items, first, last):  # type: ignore[no-untyped-d
         low += 1
 
 
-@njit(nogil=True, cache=True)
-def _move_median_to_first(items, result, a, b, c):  # type: ignore[no-untyped-def]
+@kernel
+def _move_median_to_first(items: NDArray[np.uint64], result: int, a: int, b: int, c: int) -> None:
     if _less(items[a], items[b]):
         if _less(items[b], items[c]):
             chosen = b
@@ -88,8 +92,8 @@ def _move_median_to_first(items, result, a, b, c):  # type: ignore[no-untyped-de
     items[result], items[chosen] = items[chosen], items[result]
 
 
-@njit(nogil=True, cache=True)
-def _final_insertion_sort(items, count):  # type: ignore[no-untyped-def]
+@kernel
+def _final_insertion_sort(items: NDArray[Any], count: int) -> None:
     for i in range(1, min(count, _THRESHOLD)):
         value = items[i]
         hole = i
@@ -111,8 +115,8 @@ def _final_insertion_sort(items, count):  # type: ignore[no-untyped-def]
         items[hole] = value
 
 
-@njit(nogil=True, cache=True)
-def _heap_sort(items, first, last):  # type: ignore[no-untyped-def]
+@kernel
+def _heap_sort(items: NDArray[Any], first: int, last: int) -> None:
     length = last - first
     for parent in range((length - 2) // 2, -1, -1):
         _adjust_heap(items, first, parent, length, items[first + parent])
@@ -123,8 +127,8 @@ def _heap_sort(items, first, last):  # type: ignore[no-untyped-def]
         _adjust_heap(items, first, 0, length, value)
 
 
-@njit(nogil=True, cache=True)
-def _adjust_heap(items, first, hole, length, value):  # type: ignore[no-untyped-def]
+@kernel
+def _adjust_heap(items: NDArray[Any], first: int, hole: int, length: int, value: Any) -> None:
     top = hole
     child = hole
     while child < (length - 1) // 2:
