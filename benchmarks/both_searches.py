@@ -7,20 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from orl_ray.proposals.modes import Mode
+from orl_ray.proposals.opencv_reference import opencv_boxes
 from orl_ray.proposals.ranking import rank
 from orl_ray.proposals.selective_search import propose
-
-try:
-    from orl_ray.proposals.opencv_reference import opencv_boxes  # type: ignore[import-not-found,unused-ignore]
-except ModuleNotFoundError:  # until OpenCV's search stands apart from ours
-
-    def opencv_boxes(image: NDArray[np.uint8], mode: Literal["fast", "quality"]) -> NDArray[np.int32]:
-        """Return OpenCV's distinct boxes."""
-        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-        search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))
-        (search.switchToSelectiveSearchFast if mode == "fast" else search.switchToSelectiveSearchQuality)()
-        return np.unique(np.asarray(search.process(), dtype=np.int32), axis=0)
-
 
 Photograph = NDArray[np.uint8]
 Boxes = NDArray[np.int32]
@@ -28,10 +18,10 @@ Boxes = NDArray[np.int32]
 Search = Callable[[Photograph], Callable[[int, int], Boxes]]
 
 SIDES = ("ours", "opencv")
-MODES = ("fast", "half", "quality")
+MODES: tuple[Mode, ...] = ("fast", "half", "quality")
 
 
-def search_of(side: str, mode: str) -> Search:
+def search_of(side: str, mode: Mode) -> Search:
     """Return a side's search.
 
     Args:
@@ -39,20 +29,33 @@ def search_of(side: str, mode: str) -> Search:
         mode: ``fast``, ``half`` or ``quality``; against ``half``, OpenCV searches in its fast mode at native size.
     """
     cv2.setNumThreads(1)
-    return _ours(mode) if side == "ours" else _opencv(mode)
+    return _ours(mode) if side == "ours" else _opencv("quality" if mode == "quality" else "fast")
 
 
-def _ours(mode: str) -> Search:
+def _ours(mode: Mode) -> Search:
     def search(image: Photograph) -> Callable[[int, int], Boxes]:
-        found = propose(image, mode)  # type: ignore[arg-type]
-        return lambda seed, image_id: rank(found, seed, image_id)
+        regions = propose(image, mode)
+        return lambda seed, image_id: rank(regions, seed, image_id).boxes
 
     return search
 
 
-def _opencv(mode: str) -> Search:
+def _opencv(mode: Literal["fast", "quality"]) -> Search:
     def search(image: Photograph) -> Callable[[int, int], Boxes]:
-        found = opencv_boxes(image, "quality" if mode == "quality" else "fast")
-        return lambda seed, image_id: rank(found, seed, image_id)
+        found = opencv_boxes(image, mode)
+        return lambda seed, image_id: _in_seeded_order(found, image, mode, seed, image_id)
 
     return search
+
+
+def _in_seeded_order(
+    found: Boxes, image: Photograph, mode: Literal["fast", "quality"], seed: int, image_id: int
+) -> Boxes:
+    """Put OpenCV's boxes into the order of draw times level; those that our search lacks, and knows no level of, last.
+
+    OpenCV's Python interface gives no levels.
+    """
+    known = set(map(tuple, found.tolist()))
+    ordered = [box for box in map(tuple, rank(propose(image, mode), seed, image_id).boxes.tolist()) if box in known]
+    rest = sorted(known.difference(ordered))
+    return np.array([*ordered, *rest], np.int32).reshape(-1, 4)

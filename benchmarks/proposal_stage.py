@@ -36,6 +36,7 @@ import psutil
 
 from benchmarks import idle_workers
 from benchmarks.both_searches import search_of
+from orl_ray.proposals.modes import Mode
 from orl_ray.proposals.stages import PROPOSALS
 from orl_ray.scenes.decode import decode
 
@@ -120,7 +121,7 @@ def _ratios(stage: dict[str, float], bare: Sequence[float], images: int) -> dict
     }
 
 
-def bare_cpu_seconds(files: Sequence[Path], mode: str, workers: int) -> float:
+def bare_cpu_seconds(files: Sequence[Path], mode: Mode, workers: int) -> float:
     """Decode and search photographs in plain processes, each its share of them.
 
     Args:
@@ -136,7 +137,7 @@ def bare_cpu_seconds(files: Sequence[Path], mode: str, workers: int) -> float:
         return sum(pool.starmap(_bare, [(share, mode) for share in shares if share], chunksize=1))
 
 
-def _bare(files: list[Path], mode: str) -> float:
+def _bare(files: list[Path], mode: Mode) -> float:
     search = search_of("ours", mode)
     search(decode(files[0].read_bytes(), 10**9))
     started = time.process_time()

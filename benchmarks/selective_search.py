@@ -39,6 +39,7 @@ from benchmarks.proposal_recall import NEVER, agreement, first_hits, paired_diff
 from benchmarks.search_cost import measured
 from orl_ray import draws
 from orl_ray.config import Rois
+from orl_ray.proposals.modes import Mode
 from orl_ray.proposals.roi_filter import filter_rois
 from orl_ray.scenes.decode import decode
 
@@ -142,7 +143,7 @@ def drawn_scenes(annotations: Path, images: Path, limit: int, seed: int) -> list
     return [Scene(image_id, files[image_id], np.array(objects[image_id], np.float64)) for image_id in chosen]
 
 
-def _search_all(scenes: list[Scene], mode: str, seed: int) -> tuple[dict[str, Tally], dict[str, int]]:
+def _search_all(scenes: list[Scene], mode: Mode, seed: int) -> tuple[dict[str, Tally], dict[str, int]]:
     """Search every scene by both sides; return what each did, and how many of OpenCV's boxes are among ours."""
     searches = {side: search_of(side, mode) for side in SIDES}
     tallies, agreed = {side: Tally() for side in SIDES}, {"agreement_exact": 0, "agreement_iou90": 0}

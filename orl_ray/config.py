@@ -148,7 +148,17 @@ class ObjectLevel(ImageLevel):
 class Proposals:
     """Region proposals by selective search."""
 
-    mode: str = setting("fast", "Selective search mode.", choices=("fast", "quality"))
+    mode: str = setting(
+        "fast",
+        "Selective search: fast (published), quality (100 hierarchies), or half (fast at half the resolution).",
+        choices=("fast", "quality", "half"),
+    )
+    order: str = setting(
+        "opencv",
+        "Order that the RoI filter reads: a draw times the region's level (opencv, published: small regions first, "
+        "mostly) or times its place from the last merge (paper: large ones first, mostly).",
+        choices=("opencv", "paper"),
+    )
     max_side: int = setting(
         0, "Longer images are searched at this longer side, pixels, and boxes scaled back; 0: at native size.", low=0
     )

@@ -10,9 +10,10 @@ from orl_ray.columns import box_list_column, box_lists_of, list_column
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
-from orl_ray.proposals.ranking import rank
+from orl_ray.proposals.modes import Mode
+from orl_ray.proposals.ranking import Order, rank
 from orl_ray.proposals.roi_filter import filter_rois
-from orl_ray.proposals.selective_search import Mode, environment, propose
+from orl_ray.proposals.selective_search import environment, propose
 from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import TABLE, parquet_bytes
 
@@ -20,13 +21,16 @@ from orl_ray.storage import TABLE, parquet_bytes
 def propose_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
     """Propose boxes for every image of a part."""
     settings, seed = context.config.proposals, context.config.seed
-    ids, boxes = [], []
+    ids, boxes, levels = [], [], []
     images = decoded_scenes(context.store, part.inputs["scenes"], context.config.source.max_pixels)
     for image_id, image in images:
+        regions = propose(image, cast("Mode", settings.mode), settings.max_side)
+        proposals = rank(regions, seed, image_id, cast("Order", settings.order))
         ids.append(image_id)
-        boxes.append(rank(propose(image, cast("Mode", settings.mode), settings.max_side), seed, image_id))
-    levels = pa.nulls(len(ids), schema.PROPOSALS.field("levels").type)
-    table = pa.table([pa.array(ids, pa.int64()), box_list_column(boxes), levels], schema=schema.PROPOSALS)
+        boxes.append(proposals.boxes)
+        levels.append(proposals.levels)
+    columns = [pa.array(ids, pa.int64()), box_list_column(boxes), list_column(levels, pa.int16())]
+    table = pa.table(columns, schema=schema.PROPOSALS)
     facts = {"boxes": sum(map(len, boxes))}
     files = {TABLE: parquet_bytes(table)}
     return PartOutput(files, rows=len(ids), facts=facts, environment=environment())
@@ -62,7 +66,7 @@ def run_rois(run: StageRun) -> None:
 PROPOSALS = Stage(
     name="proposals",
     title="propose regions",
-    version=1,
+    version=2,
     inputs=(Input("scenes"),),
     settings=("seed", "proposals"),
     work=run_proposals,

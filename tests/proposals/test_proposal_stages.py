@@ -36,7 +36,10 @@ class TestProposals:
         assert [i for table in tables for i in table["image_id"].to_pylist()] == sorted(sizes)
         for table in tables:
             assert table.schema == schema.PROPOSALS
-            assert table["levels"].null_count == len(table)
+            assert [len(levels) for levels in table["levels"].to_pylist()] == [
+                len(boxes) for boxes in table["boxes"].to_pylist()
+            ]
+            assert all(min(levels) == 1 for levels in table["levels"].to_pylist())
             for image_id, boxes in zip(table["image_id"].to_pylist(), box_lists_of(table, "boxes"), strict=True):
                 assert len(boxes) >= 1
                 assert (boxes[:, :2] >= 0).all()

@@ -1,0 +1,417 @@
+"""Efficient graph-based image segmentation at several scales at once.
+
+Felzenszwalb & Huttenlocher, "Efficient graph-based image segmentation", IJCV 2004: edges are taken by rising weight,
+and two components are joined if the edge is no heavier than either one's threshold, which is the heaviest edge within
+it plus k / size. What it gives is what OpenCV's ``graphsegmentation.cpp`` gives, for each k.
+
+Three facts make it fast:
+
+* All k are run together. While components are the same for all, the smallest k accepts on behalf of all and the
+  largest rejects on behalf of all. A component on which the k have once disagreed keeps a forest for each k; parts of
+  it that are together for all k are still one *piece*.
+* Edges are sorted in slices by weight (Osipov, Sanders & Singler, "The filter-Kruskal minimum spanning tree
+  algorithm", 2009): before a slice is sorted, edges within a piece are dropped.
+* A rejected edge matters again only where small components are joined to their neighbours, and only if one side is
+  small already, as sizes only grow.
+
+Equal weights: their order does not matter while thresholds decide, since a component that was just joined at weight w
+has a threshold of at least w. It may matter among small components; see :mod:`orl_ray.proposals.small_segments`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orl_ray.proposals.intrinsics import prefetch
+from orl_ray.proposals.kernel import kernel
+from orl_ray.proposals.pixel_graph import sort_edges
+
+# Shares of the edges, by rising weight, at which a slice ends.
+_SLICES = (0.5, 0.8)
+_HISTOGRAM_SHIFT = 18
+# A node of the forest of pieces: columns of an (H * W, 4) int32 array, beyond the parent valid at a root. The threshold
+# and the heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k, and the slot
+# says where the piece's trees for each k start.
+_PARENT, _SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3, 3
+# Thresholds of pieces on which the k have disagreed, and, from _FINAL down, of pieces that no k will join to anything
+# any more: pieces on which they agreed, and pieces on which they did not.
+_DISAGREED, _FINAL, _FINAL_APART = np.float32(-1), np.float32(-2), np.float32(-3)
+# Marks an edge that every k rejects, and that only small components may want.
+_DECIDED = np.uint64(1 << 31)
+_NUMBER = np.uint64((1 << 31) - 1)
+_DROP, _MARK, _KEEP = 0, 1, 2
+_AHEAD = 8
+
+
+@kernel
+def _find(nodes: NDArray[Any], node: int) -> Any:
+    """Return the root of a node, halving the path to it."""
+    parent = nodes[node, _PARENT]
+    while parent != node:
+        above = nodes[parent, _PARENT]
+        nodes[node, _PARENT] = above
+        node = above
+        parent = nodes[node, _PARENT]
+    return node
+
+
+@kernel
+def merge_components(
+    weights: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Run Kruskal's pass with Felzenszwalb & Huttenlocher's criterion for every k.
+
+    Args:
+        weights: (2, H, W) float32 from :func:`orl_ray.proposals.pixel_graph.edge_weights`.
+        scales: (K,) float32, k rising.
+        min_size: components below this many pixels are small.
+
+    Returns:
+        pieces: (H * W,) int32, the piece that each pixel lies in, numbered by first appearance in raster order.
+        component: (K, pieces) int32, for each k the first piece of the component that a piece belongs to.
+        sizes: (K, pieces) int32, pixels of the component, valid at its first piece.
+        edges: (n, 3) int32 bits of weight, piece, piece: by rising weight, every rejected edge that a small component
+            may still want, and some others.
+    """
+    _, height, width = weights.shape
+    pixels = height * width
+    nodes = np.empty((pixels, 4), np.int32)
+    values = nodes.view(np.float32)
+    for node in range(pixels):
+        nodes[node, _PARENT], nodes[node, _SIZE] = node, 1
+        values[node, _THRESHOLD], values[node, _HEAVIEST] = scales[0], 0
+    own = np.empty((pixels + 1, len(scales), 3), np.int32)
+    own[pixels, 0, 0] = 0
+    flat = weights.reshape(-1)
+    ends, counts = _slice_ends(flat)
+    items = np.empty(counts[0] + 1, np.uint64)
+    size = _lightest_edges(flat, ends[0], items)
+    spare = np.empty(max(counts) + 1, np.uint64)
+    later = np.empty(0, np.uint64)
+    rejected = np.empty(1024, np.uint64)
+    count = 0
+    for turn in range(len(ends)):
+        if turn >= 1:
+            if turn == 1:
+                later = _edges_between_pieces(flat, ends[0], ends[-1], width, nodes, min_size)
+            items = np.empty(counts[turn] + 1, np.uint64)
+            size, left = _next_edges(
+                later, ends[turn - 1], ends[turn], width, nodes, own, scales, min_size, items, turn > 1
+            )
+            later = later[:left]
+        ordered = sort_edges(items, size, spare)
+        rejected, count = _take_edges(ordered, size, width, nodes, own, scales, min_size, rejected, count)
+    piece_of, roots = _number_pieces(nodes)
+    component, component_sizes = _components_of_pieces(roots, nodes, own)
+    return piece_of, component, component_sizes, _edges_of_pieces(rejected, count, piece_of, width)
+
+
+@kernel
+def _slice_ends(weights: NDArray[Any]) -> Any:
+    """Choose the weights at which slices end, the last above every weight, and count each slice's edges."""
+    bits = weights.view(np.uint32)
+    histogram = np.zeros(1 << (32 - _HISTOGRAM_SHIFT), np.int64)
+    for i in range(len(bits)):
+        histogram[bits[i] >> np.uint32(_HISTOGRAM_SHIFT)] += 1
+    ends = np.full(len(_SLICES) + 1, np.float32(3e38), np.float32)
+    counts = np.zeros(len(ends), np.int64)
+    end_bits = ends.view(np.uint32)
+    total, turn = 0, 0
+    for bucket in range(end_bits[0] >> _HISTOGRAM_SHIFT):
+        total += histogram[bucket]
+        counts[turn] += histogram[bucket]
+        while turn < len(_SLICES) and total >= _SLICES[turn] * len(bits):
+            end_bits[turn] = np.uint32((bucket + 1) << _HISTOGRAM_SHIFT)
+            turn += 1
+    return ends, counts
+
+
+@kernel
+def _lightest_edges(weights: NDArray[Any], high: Any, items: NDArray[Any]) -> Any:
+    """List the edges below a weight; return how many."""
+    pixels = len(weights) // 2
+    bits = weights.view(np.uint32)
+    at = 0
+    for edge in range(2 * pixels):
+        items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
+        at += weights[edge] < high
+    return at
+
+
+@kernel
+def _edges_between_pieces(
+    weights: NDArray[Any], low: Any, high: Any, width: int, nodes: NDArray[Any], min_size: int
+) -> Any:
+    """List the edges with low <= weight < high that run between pieces and are still to be decided on."""
+    pixels = len(nodes)
+    bits = weights.view(np.uint32)
+    root_of = np.empty(pixels, np.int32)
+    for node in range(pixels):
+        root_of[node] = _find(nodes, node)
+        nodes[node, _PARENT] = root_of[node]
+    between = np.empty(2 * pixels + 1, np.uint32)
+    at = 0
+    for direction in range(2):
+        step = width if direction else 1
+        for node in range(pixels - step):
+            edge: Any = direction * pixels + node
+            between[at] = edge
+            at += (root_of[node] != root_of[node + step]) & (low <= weights[edge]) & (weights[edge] < high)
+    values = nodes.view(np.float32)
+    result = np.empty(at, np.uint64)
+    kept = 0
+    for i in range(at):
+        edge = np.int64(between[i])
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        a, b = root_of[node], root_of[node + step]
+        result[kept] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
+        small = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
+        kept += small or (values[a, _THRESHOLD] > _FINAL and values[b, _THRESHOLD] > _FINAL)
+    return result[:kept]
+
+
+@kernel
+def _next_edges(
+    later: NDArray[Any],
+    low: Any,
+    high: Any,
+    width: int,
+    nodes: NDArray[Any],
+    own: NDArray[Any],
+    scales: NDArray[Any],
+    min_size: int,
+    items: NDArray[Any],
+    filtered: bool,
+) -> Any:
+    """Move the edges below a weight from ``later`` to ``items``; drop those that need no decision any more."""
+    pixels = len(nodes)
+    values = later.view(np.float32)
+    size, left = 0, 0
+    last_a, last_b, verdict = np.int32(-1), np.int32(-1), _KEEP
+    for i in range(len(later)):
+        item = later[i]
+        if filtered and (item & _DECIDED) == 0:
+            edge: Any = np.int64(item & _NUMBER)
+            node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+            a, b = _find(nodes, node), _find(nodes, node + step)
+            if a != last_a or b != last_b:
+                last_a, last_b, verdict = a, b, _judge(a, b, low, nodes, own, scales, min_size)
+            if verdict == _DROP:
+                continue
+            if verdict == _MARK:
+                item |= _DECIDED
+        if values[2 * i + 1] < high:
+            items[size] = item
+            size += 1
+        else:
+            later[left] = item
+            left += 1
+    return size, left
+
+
+@kernel
+def _judge(
+    a: int, b: int, weight: Any, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> Any:
+    """Say whether edges between two pieces, all at least as heavy as ``weight``, are still to be decided on."""
+    if a == b:
+        return _DROP
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
+    if values[a, _THRESHOLD] > _FINAL and values[b, _THRESHOLD] > _FINAL:
+        if values[a, _THRESHOLD] != _DISAGREED or values[b, _THRESHOLD] != _DISAGREED:
+            return _KEEP
+        for k in range(len(scales)):
+            one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
+            if one != other and weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
+                return _KEEP
+    small = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
+    return _MARK if small else _DROP
+
+
+@kernel
+def _take_edges(
+    items: NDArray[Any],
+    size: int,
+    width: int,
+    nodes: NDArray[Any],
+    own: NDArray[Any],
+    scales: NDArray[Any],
+    min_size: int,
+    rejected: NDArray[Any],
+    count: int,
+) -> Any:
+    """Decide on sorted edges; append those that a small component may want later to ``rejected``."""
+    pixels = len(nodes)
+    values = nodes.view(np.float32)
+    weights = items.view(np.float32)
+    smallest, largest = scales[0], scales[len(scales) - 1]
+    if count + size > len(rejected):
+        longer = np.empty(count + size + len(rejected), np.uint64)
+        longer[:count] = rejected[:count]
+        rejected = longer
+    for at in range(size):
+        _fetch_ahead(items, at, size, width, nodes)
+        edge: Any = np.int64(items[at] & _NUMBER)
+        if items[at] & _DECIDED:
+            rejected[count] = items[at]
+            count += 1
+            continue
+        weight = weights[2 * at + 1]
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        a, b = _find(nodes, node), _find(nodes, node + step)
+        if a == b:
+            continue
+        if weight <= values[a, _THRESHOLD] and weight <= values[b, _THRESHOLD]:
+            if nodes[a, _SIZE] < nodes[b, _SIZE]:
+                a, b = b, a
+            nodes[b, _PARENT] = a
+            nodes[a, _SIZE] += nodes[b, _SIZE]
+            values[a, _HEAVIEST] = weight
+            values[a, _THRESHOLD] = weight + smallest / np.float32(nodes[a, _SIZE])
+            continue
+        for piece in (a, b):
+            limit = values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE])
+            if values[piece, _THRESHOLD] >= 0 and weight > limit:
+                values[piece, _THRESHOLD] = _FINAL
+        if values[a, _THRESHOLD] <= _FINAL or values[b, _THRESHOLD] <= _FINAL:
+            wanted = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
+        else:
+            wanted = _take_for_each_scale(a, b, weight, nodes, own, scales, min_size)
+        rejected[count] = items[at]
+        count += wanted
+    return rejected, count
+
+
+@kernel
+def _fetch_ahead(items: NDArray[Any], at: int, size: int, width: int, nodes: NDArray[Any]) -> None:
+    """Fetch the nodes of an edge that comes soon, and the parents of one that comes sooner."""
+    pixels = len(nodes)
+    if at + 2 * _AHEAD < size:
+        edge: Any = np.int64(items[at + 2 * _AHEAD] & _NUMBER)
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        prefetch(nodes, 4 * node)
+        prefetch(nodes, 4 * (node + step))
+        edge = np.int64(items[at + _AHEAD] & _NUMBER)
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        prefetch(nodes, 4 * np.int64(nodes[node, _PARENT]))
+        prefetch(nodes, 4 * np.int64(nodes[node + step, _PARENT]))
+
+
+@kernel
+def _take_for_each_scale(
+    a: int, b: int, weight: Any, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any], min_size: int
+) -> Any:
+    """Decide on an edge between two pieces for each k; say whether a small component may want it later."""
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
+    for piece in (a, b):
+        if values[piece, _THRESHOLD] >= 0:
+            _open_own_trees(piece, nodes, own, scales)
+    together, wanted = True, False
+    a_final, b_final = True, True
+    a_least, b_least = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
+    for k in range(len(scales)):
+        one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
+        if one != other:
+            if weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
+                if own[one, k, 1] < own[other, k, 1]:
+                    one, other = other, one
+                own[other, k, 0] = one
+                own[one, k, 1] += own[other, k, 1]
+                own_values[one, k, 2] = weight + scales[k] / np.float32(own[one, k, 1])
+                other = one
+            else:
+                together = False
+                wanted = wanted or own[one, k, 1] < min_size or own[other, k, 1] < min_size
+        a_final, b_final = a_final and weight > own_values[one, k, 2], b_final and weight > own_values[other, k, 2]
+        a_least, b_least = min(a_least, own[one, k, 1]), min(b_least, own[other, k, 1])
+    nodes[a, _SIZE], nodes[b, _SIZE] = a_least, b_least
+    if together:
+        nodes[b, _PARENT] = a
+    if a_final:
+        values[a, _THRESHOLD] = _FINAL_APART
+    if b_final:
+        values[b, _THRESHOLD] = _FINAL_APART
+    return wanted
+
+
+@kernel
+def _open_own_trees(piece: int, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any]) -> None:
+    """Give a piece on which the k disagree for the first time a tree for each k: (parent, size, threshold's bits)."""
+    values, own_values = nodes.view(np.float32), own.view(np.float32)
+    slots = len(own) - 1
+    slot = own[slots, 0, 0]
+    own[slots, 0, 0] += 1
+    for k in range(len(scales)):
+        own[slot, k, 0] = slot
+        own[slot, k, 1] = nodes[piece, _SIZE]
+        own_values[slot, k, 2] = values[piece, _HEAVIEST] + scales[k] / np.float32(nodes[piece, _SIZE])
+    values[piece, _THRESHOLD] = _DISAGREED
+    nodes[piece, _SLOT] = slot
+
+
+@kernel
+def _find_own(own: NDArray[Any], slot: int, k: int) -> Any:
+    parent = own[slot, k, 0]
+    while parent != slot:
+        above = own[parent, k, 0]
+        own[slot, k, 0] = above
+        slot = above
+        parent = own[slot, k, 0]
+    return slot
+
+
+@kernel
+def _number_pieces(nodes: NDArray[Any]) -> Any:
+    """Number the pieces by first appearance; return each pixel's piece and each piece's root."""
+    pixels = len(nodes)
+    piece_of = np.full(pixels, np.int32(-1), np.int32)
+    numbers = np.full(pixels, np.int32(-1), np.int32)
+    roots = np.empty(pixels, np.int32)
+    count = 0
+    before = -1
+    for node in range(pixels):
+        root = _find(nodes, node)
+        if root != before:
+            before = root
+            if numbers[root] < 0:
+                numbers[root] = count
+                roots[count] = root
+                count += 1
+        piece_of[node] = numbers[root]
+    return piece_of, roots[:count].copy()
+
+
+@kernel
+def _components_of_pieces(roots: NDArray[Any], nodes: NDArray[Any], own: NDArray[Any]) -> Any:
+    """Say for each k which component every piece belongs to, by that component's first piece."""
+    slots, scales = own[len(own) - 1, 0, 0], own.shape[1]
+    component = np.empty((scales, len(roots)), np.int32)
+    sizes = np.empty((scales, len(roots)), np.int32)
+    first = np.full((slots, scales), np.int32(-1), np.int32)
+    values = nodes.view(np.float32)
+    for piece in range(len(roots)):
+        root = roots[piece]
+        for k in range(scales):
+            component[k, piece] = piece
+            sizes[k, piece] = nodes[root, _SIZE]
+            if values[root, _THRESHOLD] in (_DISAGREED, _FINAL_APART):
+                top = _find_own(own, nodes[root, _SLOT], k)
+                if first[top, k] < 0:
+                    first[top, k] = piece
+                component[k, piece] = first[top, k]
+                sizes[k, piece] = own[top, k, 1]
+    return component, sizes
+
+
+@kernel
+def _edges_of_pieces(rejected: NDArray[Any], count: int, piece_of: NDArray[Any], width: int) -> Any:
+    """Turn edges of pixels into edges of pieces: (n, 3) int32 bits of weight, piece, piece."""
+    edges = np.empty((count, 3), np.int32)
+    pixels = len(piece_of)
+    for at in range(count):
+        edge: Any = np.int64(rejected[at] & _NUMBER)
+        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        edges[at, 0] = np.int32(rejected[at] >> np.uint64(32))
+        edges[at, 1], edges[at, 2] = piece_of[node], piece_of[node + step]
+    return edges
