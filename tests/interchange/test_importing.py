@@ -56,11 +56,15 @@ def manifests(small, name):
     return small.store.root.names(f"{name}/manifests")
 
 
+def without_levels(small):
+    """Return the store's proposals as a file gives them back: it has no levels."""
+    return [{**row, "levels": None} for row in small.rows("proposals")]
+
+
 class TestWhatIsImported:
     def test_proposals_are_those_of_the_file(self, small, ids, tmp_path):
         imported = take(small, "proposals", proposals(small, ids), tmp_path, ids)
-        assert rows(small, imported, "proposals") == small.rows("proposals")
-        assert imported.content_hash("proposals") == small.plan("proposals").content_hash
+        assert rows(small, imported, "proposals") == without_levels(small)
         assert imported.images == 19
 
     def test_neighbours_are_those_of_the_file_and_their_similarities_unknown(self, small, ids, tmp_path):
@@ -107,7 +111,7 @@ class TestWhatIsImported:
             for n, part in enumerate((ids[:7], ids[7:]))
         ]
         imported = import_proposals(small.store, small.records("scenes"), files, orders, progress())
-        assert rows(small, imported, "proposals") == small.rows("proposals")
+        assert rows(small, imported, "proposals") == without_levels(small)
 
 
 class TestOrder:
@@ -189,7 +193,7 @@ class TestWhatDoesNotBelong:
         content["bbox"].append([[0, 0, 1, 1]])
         imported = take(small, "proposals", content, tmp_path, [*ids, ids[0]])
         assert imported.repeated == 1
-        assert rows(small, imported, "proposals") == small.rows("proposals")
+        assert rows(small, imported, "proposals") == without_levels(small)
 
     def test_an_image_without_a_proposal_goes_to_quarantine(self, small, ids, tmp_path):
         content = proposals(small, ids)

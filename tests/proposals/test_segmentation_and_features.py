@@ -112,6 +112,8 @@ def test_similarities_are_opencvs():
         FILL | TEXTURE | SIZE: several(parts[FILL], parts[TEXTURE], parts[SIZE]),
         COLOUR | FILL | TEXTURE | SIZE: several(*parts.values()),
     }
+    for part in parts.values():
+        part.setImage(image, quarter, sizes[:, None], 1)
     for number, strategy in strategies.items():
         strategy.setImage(image, quarter, sizes[:, None], 1)
         for one, other in ((0, 1), (0, 2), (2, 1)):
