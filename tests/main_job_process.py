@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 JOB = Path(__file__).parents[1] / "jobs" / "full_pipeline.py"
-PATIENCE = 240.0
+PATIENCE = 400
 
 TINY = (
     "generated.images=24",
