@@ -268,7 +268,7 @@ class TestRights:
     def test_who_may_only_read_cannot_keep_a_store(self, users):
         (problem,) = self.problems_of(users["reader"])
         assert problem.startswith("store s3://there/store: 403 AccessDenied")
-        assert "lack a permission: s3:ListBucket, s3:GetObject, and for the store s3:PutObject" in problem
+        assert "lack a permission: s3:ListBucket, s3:GetObject, for the store s3:PutObject" in problem
 
     def test_who_may_nothing_is_told_so_of_each_place(self, users):
         found = self.problems_of(users["nobody"])

@@ -15,7 +15,7 @@ from orl_ray.scenes.packs import ARTIFACT, PackWriter, read_pack
 from orl_ray.scenes.reading import Quarantine
 from orl_ray.scenes.source_check import check_source
 from orl_ray.scenes.source_reading import Found, Row, read_entries
-from orl_ray.scenes.sources import image_identity
+from orl_ray.scenes.sources import image_identity, source_folders
 from orl_ray.scenes.takedowns import TAKEN_DOWN, taken_down
 from orl_ray.storage import TABLE, digest, parquet_bytes
 
@@ -77,19 +77,28 @@ def _check_source(context: WorkerContext, part: PartPlan, had: Row | None, quara
     Raises:
         FileNotFoundError: none of the part's images can be had, or one that could cannot be had any more.
     """
-    reasons = {reason for *_, reason in quarantine} & {MISSING, FORBIDDEN}
-    if not reasons or context.store.record(ARTIFACT, part.key) is not None:
-        return  # in a retry, what is packed stays, and the rest stays in quarantine
+    if context.store.record(ARTIFACT, part.key) is not None:
+        return  # a retry: what is packed stays, and the rest stays in quarantine
+    reasons = {reason for *_, reason in quarantine}
     if had is None:
-        raise FileNotFoundError(
-            f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): "
-            "is the folder mounted, are its permissions right?"
-        )
-    ((_, again),) = read_entries(context.config, context.store, [had])
-    if isinstance(again, BadImageError):
-        raise FileNotFoundError(
-            f"{had['path']} could be read a moment ago, and cannot any more ({again}): is a mount lost?"
-        )
+        unmounted = reasons == {MISSING} and not _holds_files(context)
+        if unmounted or FORBIDDEN in reasons <= {MISSING, FORBIDDEN}:
+            raise FileNotFoundError(
+                f"none of the {len(quarantine)} images of part {part.index} can be had ({', '.join(sorted(reasons))}): "
+                "is the folder mounted, are its permissions right?"
+            )
+    elif reasons & {MISSING, FORBIDDEN}:
+        ((_, again),) = read_entries(context.config, context.store, [had])
+        if isinstance(again, BadImageError):
+            raise FileNotFoundError(
+                f"{had['path']} could be read a moment ago, and cannot any more ({again}): is a mount lost?"
+            )
+
+
+def _holds_files(context: WorkerContext) -> bool:
+    """Tell whether every folder of the source holds a file: where a mount is lost, its folder is empty."""
+    folders = source_folders(context.config, context.store)
+    return all(any(True for _ in folder.images.files()) for folder in folders)
 
 
 def _images(context: WorkerContext, part: PartPlan, listed: list[Row]) -> Iterator[tuple[Row, Found]]:
