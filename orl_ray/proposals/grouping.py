@@ -100,7 +100,6 @@ def group(
         all_sizes = np.empty(2 * segments, np.int32)
         all_sizes[:segments] = sizes
         levels = np.ones(2 * segments, np.int32)
-        # Histograms live in the slot of the lowest segment that a region contains.
         tables = (all_boxes, all_sizes, levels, colours.copy(), textures.copy())
         if by_heap:
             regions, certain = _group_by_heap(strategy, start, pairs, segments, tables, pixels, careful)
@@ -113,7 +112,7 @@ def group(
 
 @kernel
 def _merge(strategy: int, one: int, other: int, new: int, slots: NDArray[Any], tables: Any) -> None:
-    """Make region ``new`` of two regions."""
+    """Make region ``new`` of two regions; its histograms live in the slot of the lowest segment that it contains."""
     boxes, sizes, levels, colours, textures = tables
     for side in range(2):
         boxes[new, side] = min(boxes[one, side], boxes[other, side])
