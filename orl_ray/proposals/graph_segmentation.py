@@ -9,8 +9,8 @@ Three facts make it fast:
 * All k are run together. While components are the same for all, the smallest k accepts on behalf of all and the
   largest rejects on behalf of all. A component on which the k have once disagreed keeps a forest for each k; parts of
   it that are together for all k are still one *piece*.
-* Edges are sorted in slices by weight (Osipov, Sanders & Singler, "The filter-Kruskal minimum spanning tree
-  algorithm", 2009): before a slice is sorted, edges within a piece are dropped.
+* The lighter edges are sorted and taken first; before the others are sorted, those within a piece are dropped (Osipov,
+  Sanders & Singler, "The filter-Kruskal minimum spanning tree algorithm", 2009).
 * A rejected edge matters again only where small components are joined to their neighbours, and only if one side is
   small already, as sizes only grow.
 
@@ -27,9 +27,11 @@ from orl_ray.proposals.intrinsics import prefetch
 from orl_ray.proposals.kernel import kernel
 from orl_ray.proposals.pixel_graph import sort_edges
 
-# Shares of the edges, by rising weight, at which a slice ends.
-_SLICES = (0.5, 0.8)
+# Share of the edges, by rising weight, that is sorted first.
+_FIRST_SHARE = 0.55
 _HISTOGRAM_SHIFT = 18
+# The bits of an infinite float32.
+_ABSENT_BITS = 0x7F800000
 # A node of the forest of pieces: columns of an (H * W, 4) int32 array, beyond the parent valid at a root. The threshold
 # and the heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k, and the slot
 # says where the piece's trees for each k start.
@@ -37,11 +39,9 @@ _PARENT, _SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3, 3
 # Thresholds of pieces on which the k have disagreed, and, from _FINAL down, of pieces that no k will join to anything
 # any more: pieces on which they agreed, and pieces on which they did not.
 _DISAGREED, _FINAL, _FINAL_APART = np.float32(-1), np.float32(-2), np.float32(-3)
-# Marks an edge that every k rejects, and that only small components may want.
-_DECIDED = np.uint64(1 << 31)
-_NUMBER = np.uint64((1 << 31) - 1)
-_DROP, _MARK, _KEEP = 0, 1, 2
-_AHEAD = 8
+_NUMBER = np.uint64(0xFFFFFFFF)
+# So many edges ahead nodes are fetched.
+_AHEAD = 16
 
 
 @kernel
@@ -84,66 +84,51 @@ def merge_components(
     own = np.empty((pixels + 1, len(scales), 3), np.int32)
     own[pixels, 0, 0] = 0
     flat = weights.reshape(-1)
-    ends, counts = _slice_ends(flat)
-    items = np.empty(counts[0] + 1, np.uint64)
-    size = _lightest_edges(flat, ends[0], items)
-    spare = np.empty(max(counts) + 1, np.uint64)
-    later = np.empty(0, np.uint64)
-    rejected = np.empty(1024, np.uint64)
-    count = 0
-    for turn in range(len(ends)):
-        if turn >= 1:
-            if turn == 1:
-                later = _edges_between_pieces(flat, ends[0], ends[-1], width, nodes, min_size)
-            items = np.empty(counts[turn] + 1, np.uint64)
-            size, left = _next_edges(
-                later, ends[turn - 1], ends[turn], width, nodes, own, scales, min_size, items, turn > 1
-            )
-            later = later[:left]
-        ordered = sort_edges(items, size, spare)
-        rejected, count = _take_edges(ordered, size, width, nodes, own, scales, min_size, rejected, count)
+    limit, lightest = _weight_at_share(flat)
+    spare = np.empty(2 * pixels, np.uint64)
+    rejected = np.empty(2 * pixels, np.uint64)
+    items = _lightest_edges(flat, limit, lightest)
+    ordered = sort_edges(items, len(items), spare)
+    count = _take_edges(ordered, len(items), width, nodes, own, scales, min_size, rejected, 0)
+    items = _edges_between_pieces(flat, limit, width, nodes, min_size)
+    ordered = sort_edges(items, len(items), spare)
+    count = _take_edges(ordered, len(items), width, nodes, own, scales, min_size, rejected, count)
     piece_of, roots = _number_pieces(nodes)
     component, component_sizes = _components_of_pieces(roots, nodes, own)
     return piece_of, component, component_sizes, _edges_of_pieces(rejected, count, piece_of, width)
 
 
 @kernel
-def _slice_ends(weights: NDArray[Any]) -> Any:
-    """Choose the weights at which slices end, the last above every weight, and count each slice's edges."""
+def _weight_at_share(weights: NDArray[Any]) -> Any:
+    """Return a weight that about the first share of the edges lie below, and how many do."""
     bits = weights.view(np.uint32)
     histogram = np.zeros(1 << (32 - _HISTOGRAM_SHIFT), np.int64)
     for i in range(len(bits)):
         histogram[bits[i] >> np.uint32(_HISTOGRAM_SHIFT)] += 1
-    ends = np.full(len(_SLICES) + 1, np.float32(3e38), np.float32)
-    counts = np.zeros(len(ends), np.int64)
-    end_bits = ends.view(np.uint32)
-    total, turn = 0, 0
-    for bucket in range(end_bits[0] >> _HISTOGRAM_SHIFT):
+    total, bucket = 0, 0
+    while total < _FIRST_SHARE * len(bits) and bucket < (_ABSENT_BITS >> _HISTOGRAM_SHIFT):
         total += histogram[bucket]
-        counts[turn] += histogram[bucket]
-        while turn < len(_SLICES) and total >= _SLICES[turn] * len(bits):
-            end_bits[turn] = np.uint32((bucket + 1) << _HISTOGRAM_SHIFT)
-            turn += 1
-    return ends, counts
+        bucket += 1
+    limit = np.empty(1, np.uint32)
+    limit[0] = bucket << _HISTOGRAM_SHIFT
+    return limit.view(np.float32)[0], total
 
 
 @kernel
-def _lightest_edges(weights: NDArray[Any], high: Any, items: NDArray[Any]) -> Any:
-    """List the edges below a weight; return how many."""
-    pixels = len(weights) // 2
+def _lightest_edges(weights: NDArray[Any], limit: Any, count: int) -> Any:
+    """List the ``count`` edges below a weight."""
     bits = weights.view(np.uint32)
+    items = np.empty(count + 1, np.uint64)
     at = 0
-    for edge in range(2 * pixels):
+    for edge in range(len(bits)):
         items[at] = (np.uint64(bits[edge]) << np.uint64(32)) | np.uint64(edge)
-        at += weights[edge] < high
-    return at
+        at += weights[edge] < limit
+    return items[:count]
 
 
 @kernel
-def _edges_between_pieces(
-    weights: NDArray[Any], low: Any, high: Any, width: int, nodes: NDArray[Any], min_size: int
-) -> Any:
-    """List the edges with low <= weight < high that run between pieces and are still to be decided on."""
+def _edges_between_pieces(weights: NDArray[Any], low: Any, width: int, nodes: NDArray[Any], min_size: int) -> Any:
+    """List the edges from a weight on that run between pieces and still matter."""
     pixels = len(nodes)
     bits = weights.view(np.uint32)
     root_of = np.empty(pixels, np.int32)
@@ -157,7 +142,7 @@ def _edges_between_pieces(
         for node in range(pixels - step):
             edge: Any = direction * pixels + node
             between[at] = edge
-            at += (root_of[node] != root_of[node + step]) & (low <= weights[edge]) & (weights[edge] < high)
+            at += (root_of[node] != root_of[node + step]) & (low <= weights[edge]) & (weights[edge] < np.inf)
     values = nodes.view(np.float32)
     result = np.empty(at, np.uint64)
     kept = 0
@@ -172,64 +157,6 @@ def _edges_between_pieces(
 
 
 @kernel
-def _next_edges(
-    later: NDArray[Any],
-    low: Any,
-    high: Any,
-    width: int,
-    nodes: NDArray[Any],
-    own: NDArray[Any],
-    scales: NDArray[Any],
-    min_size: int,
-    items: NDArray[Any],
-    filtered: bool,
-) -> Any:
-    """Move the edges below a weight from ``later`` to ``items``; drop those that need no decision any more."""
-    pixels = len(nodes)
-    values = later.view(np.float32)
-    size, left = 0, 0
-    last_a, last_b, verdict = np.int32(-1), np.int32(-1), _KEEP
-    for i in range(len(later)):
-        item = later[i]
-        if filtered and (item & _DECIDED) == 0:
-            edge: Any = np.int64(item & _NUMBER)
-            node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
-            a, b = _find(nodes, node), _find(nodes, node + step)
-            if a != last_a or b != last_b:
-                last_a, last_b, verdict = a, b, _judge(a, b, low, nodes, own, scales, min_size)
-            if verdict == _DROP:
-                continue
-            if verdict == _MARK:
-                item |= _DECIDED
-        if values[2 * i + 1] < high:
-            items[size] = item
-            size += 1
-        else:
-            later[left] = item
-            left += 1
-    return size, left
-
-
-@kernel
-def _judge(
-    a: int, b: int, weight: Any, nodes: NDArray[Any], own: NDArray[Any], scales: NDArray[Any], min_size: int
-) -> Any:
-    """Say whether edges between two pieces, all at least as heavy as ``weight``, are still to be decided on."""
-    if a == b:
-        return _DROP
-    values, own_values = nodes.view(np.float32), own.view(np.float32)
-    if values[a, _THRESHOLD] > _FINAL and values[b, _THRESHOLD] > _FINAL:
-        if values[a, _THRESHOLD] != _DISAGREED or values[b, _THRESHOLD] != _DISAGREED:
-            return _KEEP
-        for k in range(len(scales)):
-            one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
-            if one != other and weight <= own_values[one, k, 2] and weight <= own_values[other, k, 2]:
-                return _KEEP
-    small = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
-    return _MARK if small else _DROP
-
-
-@kernel
 def _take_edges(
     items: NDArray[Any],
     size: int,
@@ -241,22 +168,14 @@ def _take_edges(
     rejected: NDArray[Any],
     count: int,
 ) -> Any:
-    """Decide on sorted edges; append those that a small component may want later to ``rejected``."""
+    """Decide on sorted edges; append those that a small component may want later; return how many there are."""
     pixels = len(nodes)
     values = nodes.view(np.float32)
     weights = items.view(np.float32)
     smallest, largest = scales[0], scales[len(scales) - 1]
-    if count + size > len(rejected):
-        longer = np.empty(count + size + len(rejected), np.uint64)
-        longer[:count] = rejected[:count]
-        rejected = longer
     for at in range(size):
         _fetch_ahead(items, at, size, width, nodes)
         edge: Any = np.int64(items[at] & _NUMBER)
-        if items[at] & _DECIDED:
-            rejected[count] = items[at]
-            count += 1
-            continue
         weight = weights[2 * at + 1]
         node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
         a, b = _find(nodes, node), _find(nodes, node + step)
@@ -280,7 +199,7 @@ def _take_edges(
             wanted = _take_for_each_scale(a, b, weight, nodes, own, scales, min_size)
         rejected[count] = items[at]
         count += wanted
-    return rejected, count
+    return count
 
 
 @kernel

@@ -20,6 +20,9 @@ from orl_ray.proposals.std_sort import std_sort
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+# Above this product of segments and pairs, sorting before each merge would take many seconds, in OpenCV as well: equal
+# similarities are then taken in the heap's order.
+_MOST_SORTED = 100_000_000
 
 
 @kernel
@@ -90,16 +93,16 @@ def group(
             pixels,
         )
         start[pair] = (np.uint64(as_bits[0]) << _SHIFT) | np.uint64(pair)
+    careful = segments * len(pairs) <= _MOST_SORTED
     for by_heap in (True, False):
         all_boxes = np.empty((2 * segments, 4), np.int32)
         all_boxes[:segments] = boxes
         all_sizes = np.empty(2 * segments, np.int32)
         all_sizes[:segments] = sizes
         levels = np.ones(2 * segments, np.int32)
-        # Histograms live in the slot of the lowest segment that a region contains.
         tables = (all_boxes, all_sizes, levels, colours.copy(), textures.copy())
         if by_heap:
-            regions, certain = _group_by_heap(strategy, start, pairs, segments, tables, pixels)
+            regions, certain = _group_by_heap(strategy, start, pairs, segments, tables, pixels, careful)
         else:
             regions, certain = _group_by_sorting(strategy, start, pairs, segments, tables, pixels), True
         if certain:
@@ -109,7 +112,7 @@ def group(
 
 @kernel
 def _merge(strategy: int, one: int, other: int, new: int, slots: NDArray[Any], tables: Any) -> None:
-    """Make region ``new`` of two regions."""
+    """Make region ``new`` of two regions; its histograms live in the slot of the lowest segment that it contains."""
     boxes, sizes, levels, colours, textures = tables
     for side in range(2):
         boxes[new, side] = min(boxes[one, side], boxes[other, side])
@@ -164,7 +167,7 @@ def _measure(
 
 @kernel
 def _group_by_heap(
-    strategy: int, start: NDArray[Any], pairs: NDArray[Any], segments: int, tables: Any, pixels: int
+    strategy: int, start: NDArray[Any], pairs: NDArray[Any], segments: int, tables: Any, pixels: int, careful: bool
 ) -> Any:
     """Merge by a heap of similarities; return how many regions there are, and whether std::sort gives the same."""
     merged_to = np.full(2 * segments, np.int32(-1), np.int32)
@@ -191,7 +194,7 @@ def _group_by_heap(
         top = heap[0]
         one, other = owners[top & _LOW, 0], owners[top & _LOW, 1]
         size = _drop_merged(heap, _pop(heap, size), owners, merged_to)
-        if size and heap[0] >> _SHIFT == top >> _SHIFT:
+        if careful and size and heap[0] >> _SHIFT == top >> _SHIFT:
             second = owners[heap[0] & _LOW]
             if tied or top >> _SHIFT == 0 or not _apart(one, other, second, heads, following, ends, merged_to):
                 return regions, False

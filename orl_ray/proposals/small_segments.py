@@ -47,6 +47,7 @@ def absorb_small(
         certain: whether no order of equal weights could give anything else.
     """
     parents, sizes = component.copy(), sizes.copy()
+    edges = _edges_of_small(component, sizes, edges, min_size)
     certain = True
     at = 0
     while at < len(edges):
@@ -64,6 +65,18 @@ def absorb_small(
         at = end
     labels, count = _number(parents)
     return labels, count, certain
+
+
+@kernel
+def _edges_of_small(component: NDArray[Any], sizes: NDArray[Any], edges: NDArray[Any], min_size: int) -> Any:
+    """Keep the edges that have a small component on one side: sizes only grow."""
+    kept = np.empty_like(edges)
+    count = 0
+    for edge in range(len(edges)):
+        a, b = component[edges[edge, 1]], component[edges[edge, 2]]
+        kept[count, 0], kept[count, 1], kept[count, 2] = edges[edge, 0], a, b
+        count += (a != b) & ((sizes[a] < min_size) | (sizes[b] < min_size))
+    return kept[:count]
 
 
 @kernel
