@@ -151,7 +151,8 @@ class TestValues:
             assert len(found) == len(set(found)) >= 1
             return
         assert {name: flatten(found)[name] for name in values} == {
-            name: KNOWN[name].type(value) for name, value in values.items()
+            name: ", ".join(map(str, value)) if isinstance(value, list) else KNOWN[name].type(value)
+            for name, value in values.items()
         }
 
 
