@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 class PrivateCluster:
