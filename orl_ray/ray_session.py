@@ -9,6 +9,9 @@ from typing import Any
 from orl_ray.cluster_probe import cluster_address
 from orl_ray.config import Config
 
+# Before Ray is imported: a stage that still calls Ray after it was shut down must fail, not start another Ray and wait.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+
 # Descriptors, receipts, and the RoI vectors of the parts that are being matched pass through the object store.
 _OBJECT_STORE_BYTES = 400 * 2**20
 

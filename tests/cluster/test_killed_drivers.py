@@ -46,7 +46,7 @@ def test_interrupted_driver_ends_soon_says_so_and_keeps_its_checkpoint(job, stor
     checkpoints = store / "checkpoints" / "object_level"
     wait_until(lambda: any(checkpoints.glob("*/step-*/state.json")), driver, "first checkpoint")
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=200)
     assert driver.returncode == 130, output
     assert "the same command goes on from here" in output
     assert json.loads(max((store / "runs").glob("*.json")).read_bytes())["status"] == "interrupted"
