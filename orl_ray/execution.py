@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,9 @@ from orl_ray.scenes.takedowns import refuse_unfinished
 from orl_ray.settings import Value
 from orl_ray.storage import Store, new_run_id
 
+# How long stages get to end by themselves when the run ends early.
+_END_SECONDS = 30
+
 
 class TooManyBadImagesError(RuntimeError):
     """More images went to quarantine than ``execution.max_bad_fraction`` allows."""
@@ -42,7 +45,7 @@ class StageRun:
         run_id: this run.
         cpus: CPUs that the stage may use.
         progress: where to report rows as they are done.
-        stop: set when the run ends early: whoever waits for anything but Ray must look at it.
+        stop: set when the run ends early: whoever waits in a stage's thread must look at it.
     """
 
     config: Config
@@ -222,7 +225,7 @@ def _run_stages(
 ) -> None:
     running: dict[Future[float], StagePlan] = {}
     stop = threading.Event()
-    with _stage_threads(len(stages), stop) as pool:
+    with _stage_threads(len(stages), running, stop) as pool:
         while True:
             _replan(config, stages, store, summary)
             store.write_run(summary.run_id, _run_record(config, summary, RUNNING))
@@ -246,8 +249,13 @@ def _run_stages(
 
 
 @contextlib.contextmanager
-def _stage_threads(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads for stages; an error or Ctrl-C ends what they wait for, which is Ray, instead of waiting for them."""
+def _stage_threads(
+    count: int, running: Mapping[Future[float], StagePlan], stop: threading.Event
+) -> Iterator[ThreadPoolExecutor]:
+    """Threads for stages; an error or Ctrl-C ends what they wait for, instead of waiting for them.
+
+    Ray is shut down behind them: a thread that is in one of its calls by then may never come out.
+    """
     import ray
 
     pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="stage")
@@ -256,6 +264,7 @@ def _stage_threads(count: int, stop: threading.Event) -> Iterator[ThreadPoolExec
     except BaseException:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+        wait(running, timeout=_END_SECONDS)
         ray.shutdown()
         raise
     finally:

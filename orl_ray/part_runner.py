@@ -7,8 +7,10 @@ one ``write_part``.
 """
 
 import json
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,9 @@ from orl_ray.execution import StageRun
 from orl_ray.node_preflight import require_store
 from orl_ray.pipeline import PartPlan
 from orl_ray.storage import Store
+
+# How often a stage that waits for Ray Data looks whether the run has ended.
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,37 @@ def run_parts(
         pool = ActorPoolStrategy(size=size)
         receipts = descriptors.map(PartWorker, fn_constructor_args=arguments, compute=pool, **resources)
     receipts.set_name(f"{run.run_id}-{run.plan.stage.name}")
-    for receipt in receipts.iter_rows():
+    for receipt in _until_stopped(receipts.iter_rows(), run.stop):
         run.progress.advance(int(receipt["rows"]))
+
+
+def _until_stopped(rows: Iterable[dict[str, Any]], stop: threading.Event) -> Iterator[dict[str, Any]]:
+    """Yield what Ray Data yields, unless the run ends first.
+
+    Ray Data waits without end, so it does that in a thread which is left behind.
+    """
+    arrived: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+
+    def _read() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001 -- raised again where it can be seen
+            arrived.put(error)
+
+    threading.Thread(target=_read, name="receipts", daemon=True).start()
+    while not stop.is_set():
+        try:
+            row = arrived.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            continue
+        if row is None:
+            return
+        if isinstance(row, BaseException):
+            raise row
+        yield row
+    raise InterruptedError("the run has ended")
 
 
 class PartWorker:

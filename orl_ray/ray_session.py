@@ -59,8 +59,5 @@ def ray_session(config: Config, run_id: str) -> Iterator[int]:
 
 
 def _set_up_libraries() -> None:
-    # A training waits for its turn where other runs use the cluster; that it fits at all is for the preflight.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(7 * 24 * 3600))
     # Progress and errors reach people through our own lines; Ray's per-operator chatter would bury them.
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    logging.getLogger("ray.train").setLevel(logging.ERROR)

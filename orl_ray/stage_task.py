@@ -8,6 +8,8 @@ from orl_ray.execution import StageRun
 from orl_ray.node_preflight import require_store
 
 _ASK_SECONDS = 30.0
+# A stage that waits for Ray looks this often whether the run has ended.
+_LOOK_SECONDS = 0.5
 
 
 def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float = 0, memory: float | None = None) -> Any:
@@ -35,6 +37,30 @@ def stage_task(run: StageRun, function: Callable[..., Any], *, num_gpus: float =
 
     options = {"num_cpus": 1, "num_gpus": num_gpus, "memory": memory, "name": f"{run.run_id}-{run.plan.stage.name}"}
     return ray.remote(**options)(on_node)
+
+
+def outcome(run: StageRun, reference: Any) -> Any:
+    """Wait for what a task returns, or for the end of the run.
+
+    ``ray.get`` alone may never return in a thread once the main thread has shut Ray down.
+
+    Args:
+        run: the stage's run.
+        reference: the reference that ``remote`` returned.
+
+    Returns:
+        What the task returned.
+
+    Raises:
+        InterruptedError: the run has ended.
+        Exception: whatever the task raised.
+    """
+    import ray
+
+    while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+        if run.stop.is_set():
+            raise InterruptedError("the run has ended")
+    return ray.get(reference)
 
 
 def require_memory(run: StageRun, wanted: float, advice: str) -> None:

@@ -1,12 +1,13 @@
 """Workers that make parts, without Ray: what they commit and what they refuse."""
 
 import json
+import threading
 
 import pytest
 
 from orl_ray.config import Config
 from orl_ray.node_preflight import StoreNotSeenError
-from orl_ray.part_runner import PartOutput, PartWorker, WorkerContext, prepare_nothing
+from orl_ray.part_runner import PartOutput, PartWorker, WorkerContext, _until_stopped, prepare_nothing
 from orl_ray.storage import Store
 
 ROW = {"index": 3, "key": "k", "inputs": json.dumps({"scenes": "s"})}
@@ -56,3 +57,28 @@ def test_a_part_that_is_made_again_is_in_no_manifest_until_its_stage_lists_it(tm
     store.write_manifest("rois", "all", [store.record("rois", "k")])
     makes(ROW)
     assert store.manifest("rois", "all") is None
+
+
+class TestUntilStopped:
+    def test_all_rows_come_in_order(self):
+        assert list(_until_stopped(({"rows": i} for i in range(100)), threading.Event())) == [
+            {"rows": i} for i in range(100)
+        ]
+
+    def test_an_error_of_ray_data_is_raised(self):
+        def rows():
+            yield {"rows": 1}
+            raise OSError("a worker was lost")
+
+        with pytest.raises(OSError, match="a worker was lost"):
+            list(_until_stopped(rows(), threading.Event()))
+
+    def test_the_end_of_the_run_ends_the_wait_for_a_row_that_does_not_come(self):
+        stop, never = threading.Event(), threading.Event()
+        rows = ({"rows": i, "_": i and never.wait()} for i in range(2))
+        receipts = _until_stopped(rows, stop)
+        assert next(receipts)["rows"] == 0
+        stop.set()
+        with pytest.raises(InterruptedError, match="the run has ended"):
+            next(receipts)
+        never.set()

@@ -1,6 +1,7 @@
 """Claims of memory: what can never start is told at once, with what to do."""
 
 import sys
+import threading
 import types
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 
 from orl_ray.cluster_probe import ClusterFacts, NodeGroup, memory_problem
 from orl_ray.config import Config
-from orl_ray.stage_task import require_memory
+from orl_ray.stage_task import outcome, require_memory
 
 GB = 2.0**30
 
@@ -37,3 +38,25 @@ def test_a_claim_that_no_node_can_hold_is_refused_with_advice(monkeypatch):
     require_memory(run, 2 * GB, "raise mining.shards")
     with pytest.raises(MemoryError, match=r"pair regions: 3.00 GB .* the largest has 2.00: raise mining.shards"):
         require_memory(run, 3 * GB, "raise mining.shards")
+
+
+def test_the_end_of_the_run_ends_the_wait_for_a_task(monkeypatch):
+    looks = []
+
+    def wait(references, timeout):
+        looks.append(timeout)
+        run.stop.set()
+        return [], references
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(wait=wait))
+    run = SimpleNamespace(stop=threading.Event())
+    with pytest.raises(InterruptedError, match="the run has ended"):
+        outcome(run, "task")
+    assert len(looks) == 1
+
+
+def test_a_task_that_ends_later_is_waited_for(monkeypatch):
+    looks = iter([[], [], ["task"]])
+    fake = types.SimpleNamespace(wait=lambda _references, timeout: (next(looks), timeout), get=str.upper)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert outcome(SimpleNamespace(stop=threading.Event()), "task") == "TASK"

@@ -31,7 +31,7 @@ from orl_ray.scenes.reading import Quarantine, decoded_scenes
 from orl_ray.scenes.source_reading import read_entries
 from orl_ray.scenes.sources import list_source
 from orl_ray.settings import Value, several
-from orl_ray.stage_task import stage_task
+from orl_ray.stage_task import outcome, stage_task
 from orl_ray.storage import Store
 
 RESULT = "result.json"
@@ -143,11 +143,9 @@ def evaluate_encoders(config: Config, store: Store, manifests: dict[str, str], k
 
 def run_evaluation(run: StageRun) -> None:
     """Evaluate in one task, on a GPU where ``execution.use_gpu`` is set."""
-    import ray
-
     gpus = 1 if run.config.execution.use_gpu else 0
     task = stage_task(run, evaluate_encoders, num_gpus=gpus)
-    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
+    outcome(run, task.remote(run.config, run.store, run.plan.manifests, run.plan.key))
 
 
 def _score(

@@ -20,7 +20,7 @@ from orl_ray.mining.matching import pair_count
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage, one_cpu
 from orl_ray.scenes.near_duplicate_stage import ARTIFACT as GROUPS
-from orl_ray.stage_task import stage_task
+from orl_ray.stage_task import outcome, stage_task
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 CENTROIDS = "centroids.safetensors"
@@ -51,10 +51,8 @@ def fit_shards(config: Config, store: Store, manifest: str, key: str) -> None:
 
 def run_centroids(run: StageRun) -> None:
     """Fit the centroids in one task."""
-    import ray
-
     task = stage_task(run, fit_shards)
-    ray.get(task.remote(run.config, run.store, run.plan.manifests["image_embeddings"], run.plan.key))
+    outcome(run, task.remote(run.config, run.store, run.plan.manifests["image_embeddings"], run.plan.key))
 
 
 def prepare_centroids(context: WorkerContext) -> Centroids:

@@ -31,11 +31,16 @@ from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
 from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.progress import StageProgress
+from orl_ray.stage_task import outcome
 from orl_ray.storage import Store, digest
 
 _WATCH_SECONDS = 1.0
 # A collective that waits longer than this has lost a partner.
 _COLLECTIVE_SECONDS = 300
+# A training waits for its turn where other runs use the cluster; that it fits at all is for the preflight.
+_START_TIMEOUT, _START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 7 * 24 * 3600
+# The label that every node of Ray carries.
+_NODE_ID = "ray.io/node-id"
 # What the workers leave for the driver, beside the checkpoints.
 _PROGRESS = "progress.json"
 
@@ -80,17 +85,45 @@ def fit(run: StageRun, job: TrainingJob) -> None:
 
     Raises:
         TrainingRefusedError: the training cannot go on, and trying again would not help.
+        InterruptedError: the run has ended.
         RuntimeError: more workers were lost than ``execution.max_failures``, or the training itself failed.
     """
     import ray
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     execution = run.config.execution
     largest_node = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     cpus = execution.train_cpus or max(1, min(largest_node, run.cpus // execution.train_workers))
-    scratch = run.store.root / f"ray_train/{job.key}"
-    trainer = TorchTrainer(
+    notes = checkpoint_folder(job.store, job.output)
+    notes.delete(job.refusal)
+    # In a task of its own: Ray Train waits without end, in a way that nothing but the end of its process cuts short.
+    options = {
+        "num_cpus": 0,
+        "max_retries": 0,
+        "name": f"{run.run_id}-{job.stage}",
+        "label_selector": {_NODE_ID: ray.get_runtime_context().get_node_id()},
+        "runtime_env": {"env_vars": {_START_TIMEOUT: os.environ.get(_START_TIMEOUT, str(_START_SECONDS))}},
+    }
+    try:
+        with _watched(run.progress, notes):
+            outcome(run, ray.remote(**options)(_fit).remote(job, cpus))
+    except Exception as error:
+        if notes.exists(job.refusal):  # one worker refused, and the others were lost with it
+            raise TrainingRefusedError(notes.read(job.refusal).decode()) from error
+        raise
+    if notes.exists(job.refusal):
+        raise TrainingRefusedError(notes.read(job.refusal).decode())
+    with contextlib.suppress(OSError):  # Ray may be writing there still; what is left is garbage
+        _scratch(job).delete_folder()
+    notes.delete_folder()
+
+
+def _fit(job: TrainingJob, cpus: int) -> None:
+    """Start the workers, start those anew that are lost, and wait for the end."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    execution = job.config.execution
+    TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
@@ -101,26 +134,17 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=f"lease-{job.fence}",
-            **_ray_storage(scratch),
+            **_ray_storage(_scratch(job)),
             failure_config=ray.train.FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=execution.max_failures
             ),
         ),
-    )
-    notes = checkpoint_folder(job.store, job.output)
-    notes.delete(job.refusal)
-    try:
-        with _watched(run.progress, notes):
-            trainer.fit()
-    except Exception as error:
-        if notes.exists(job.refusal):  # one worker refused, and the others were lost with it
-            raise TrainingRefusedError(notes.read(job.refusal).decode()) from error
-        raise
-    if notes.exists(job.refusal):
-        raise TrainingRefusedError(notes.read(job.refusal).decode())
-    with contextlib.suppress(OSError):  # Ray may be writing there still; what is left is garbage
-        scratch.delete_folder()
-    notes.delete_folder()
+    ).fit()
+
+
+def _scratch(job: TrainingJob) -> Folder:
+    """Where Ray Train keeps files of its own."""
+    return job.store.root / f"ray_train/{job.key}"
 
 
 def _ray_storage(scratch: Folder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from orl_ray.report.verdict import conclude
 from orl_ray.scenes.near_duplicate_stage import Groups, read_groups
 from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.settings import default, known_settings
-from orl_ray.stage_task import stage_task
+from orl_ray.stage_task import outcome, stage_task
 from orl_ray.storage import PartRecord, Store
 
 PAGE = "index.html"
@@ -258,10 +258,8 @@ def _next_steps(config: Config, record: PartRecord) -> list[str]:
 
 def run_report(run: StageRun) -> None:
     """Write the report in one task."""
-    import ray
-
     task = stage_task(run, make_report)
-    ray.get(task.remote(run.config, run.store, run.plan.manifests, run.plan.key, run.run_id))
+    outcome(run, task.remote(run.config, run.store, run.plan.manifests, run.plan.key, run.run_id))
 
 
 _SHOWN = (

@@ -18,7 +18,7 @@ from orl_ray.scenes.listing_parts import numbered_rows, write_parts
 from orl_ray.scenes.rescan import BYTES_AN_IMAGE, rescan
 from orl_ray.scenes.sources import entries, raise_problems, source_identity
 from orl_ray.scenes.spool import Spool, drawn, duplicates, spool_entries
-from orl_ray.stage_task import stage_task
+from orl_ray.stage_task import outcome, stage_task
 from orl_ray.storage import PartRecord, Store
 
 # Declared for the task: at a million images with seven annotations each, benchmarks/coco_ingest.py sees less.
@@ -57,13 +57,11 @@ def write_listing(config: Config, store: Store, key: str) -> list[PartRecord]:
 
 def run_listing(run: StageRun) -> None:
     """List the source in one task, and write the manifest."""
-    import ray
-
     with alone_with_listing(run):
         if run.store.manifest("listing", run.plan.key) is not None:
             return  # another run has listed it meanwhile
         task = stage_task(run, write_listing, memory=TASK_MEMORY_BYTES)
-        records = ray.get(task.remote(run.config, run.store, run.plan.key))
+        records = outcome(run, task.remote(run.config, run.store, run.plan.key))
         run.store.write_manifest("listing", run.plan.key, records)
     for line in _odd_lines(records):
         run.progress.console.line(line)
@@ -107,13 +105,11 @@ def run_rescan(run: StageRun, _deep: bool) -> list[str]:
 
     The deep check, of what the files hold, is that of ``packed_scenes``.
     """
-    import ray
-
     with alone_with_listing(run):
         old = run.store.collection("listing", run.plan.key)
         memory = TASK_MEMORY_BYTES + BYTES_AN_IMAGE * sum(record.rows for record in old)
         task = stage_task(run, rescan, memory=memory)
-        records, report = ray.get(task.remote(run.config, run.store, old, run.plan.key))
+        records, report = outcome(run, task.remote(run.config, run.store, old, run.plan.key))
         if records:
             run.store.write_manifest("listing", run.plan.key, [*old, *records])
     lines: list[str] = report.lines()

@@ -14,7 +14,7 @@ from orl_ray.execution import StageRun
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.scenes.near_duplicates import THUMBNAIL_BYTES, group_near_duplicates
 from orl_ray.scenes.packs import ARTIFACT as PACKED
-from orl_ray.stage_task import stage_task
+from orl_ray.stage_task import outcome, stage_task
 from orl_ray.storage import TABLE, Store, parquet_bytes
 
 ARTIFACT = "near_duplicates"
@@ -115,12 +115,10 @@ def write_groups(config: Config, store: Store, manifest: str, key: str) -> None:
 
 def run_near_duplicates(run: StageRun) -> None:
     """Group in one task."""
-    import ray
-
     manifest = run.plan.manifests[PACKED]
     images = sum(record.rows for record in run.store.collection(PACKED, manifest))
     task = stage_task(run, write_groups, memory=_BYTES_AT_LEAST + _BYTES_AN_IMAGE * images)
-    ray.get(task.remote(run.config, run.store, manifest, run.plan.key))
+    outcome(run, task.remote(run.config, run.store, manifest, run.plan.key))
 
 
 NEAR_DUPLICATES = Stage(
