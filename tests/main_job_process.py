@@ -96,6 +96,10 @@ class MainJob:
 
 @contextlib.contextmanager
 def private_main_job() -> Iterator[MainJob]:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # tests that a shell runs in the background, and their children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="orl"))
     job = MainJob(folder)
     try:
