@@ -23,37 +23,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orl_ray.proposals.intrinsics import prefetch
 from orl_ray.proposals.kernel import kernel
 from orl_ray.proposals.pixel_graph import sort_edges
 
 # Share of the edges, by rising weight, that is sorted first.
-_FIRST_SHARE = 0.55
+_FIRST_SHARE = 0.7
 _HISTOGRAM_SHIFT = 18
 # The bits of an infinite float32.
 _ABSENT_BITS = 0x7F800000
-# A node of the forest of pieces: columns of an (H * W, 4) int32 array, beyond the parent valid at a root. The threshold
-# and the heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k, and the slot
-# says where the piece's trees for each k start.
+# A node of the forest of pieces: columns of an (H * W, 4) uint32 array, beyond the parent valid at a root. The
+# threshold and the heaviest edge are float32 bits. After the k have disagreed, the size is a lower bound over all k,
+# and the slot says where the piece's trees for each k start. Unsigned, since of a signed index numba asks whether it
+# counts from the end.
 _PARENT, _SIZE, _THRESHOLD, _HEAVIEST, _SLOT = 0, 1, 2, 3, 3
 # Thresholds of pieces on which the k have disagreed, and, from _FINAL down, of pieces that no k will join to anything
 # any more: pieces on which they agreed, and pieces on which they did not.
 _DISAGREED, _FINAL, _FINAL_APART = np.float32(-1), np.float32(-2), np.float32(-3)
 _NUMBER = np.uint64(0xFFFFFFFF)
-# So many edges ahead nodes are fetched.
-_AHEAD = 16
 
 
 @kernel
 def _find(nodes: NDArray[Any], node: int) -> Any:
-    """Return the root of a node, halving the path to it."""
+    """Return the root of a node, shortening the path to it; a path of one step, as most are, is left alone."""
     parent = nodes[node, _PARENT]
-    while parent != node:
-        above = nodes[parent, _PARENT]
+    above = nodes[parent, _PARENT]
+    while parent != above:
         nodes[node, _PARENT] = above
-        node = above
-        parent = nodes[node, _PARENT]
-    return node
+        node, parent = parent, above
+        above = nodes[parent, _PARENT]
+    return parent
 
 
 @kernel
@@ -76,12 +74,12 @@ def merge_components(
     """
     _, height, width = weights.shape
     pixels = height * width
-    nodes = np.empty((pixels, 4), np.int32)
+    nodes = np.empty((pixels, 4), np.uint32)
     values = nodes.view(np.float32)
     for node in range(pixels):
         nodes[node, _PARENT], nodes[node, _SIZE] = node, 1
         values[node, _THRESHOLD], values[node, _HEAVIEST] = scales[0], 0
-    own = np.empty((pixels + 1, len(scales), 3), np.int32)
+    own = np.empty((pixels + 1, len(scales), 3), np.uint32)
     own[pixels, 0, 0] = 0
     flat = weights.reshape(-1)
     limit, lightest = _weight_at_share(flat)
@@ -169,30 +167,31 @@ def _take_edges(
     count: int,
 ) -> Any:
     """Decide on sorted edges; append those that a small component may want later; return how many there are."""
-    pixels = len(nodes)
+    pixels, below, one = np.uint64(len(nodes)), np.uint64(width), np.uint64(1)
     values = nodes.view(np.float32)
     weights = items.view(np.float32)
     smallest, largest = scales[0], scales[len(scales) - 1]
     for at in range(size):
-        _fetch_ahead(items, at, size, width, nodes)
-        edge: Any = np.int64(items[at] & _NUMBER)
+        edge = items[at] & _NUMBER
         weight = weights[2 * at + 1]
-        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
+        node, step = (edge, one) if edge < pixels else (edge - pixels, below)
         a, b = _find(nodes, node), _find(nodes, node + step)
         if a == b:
             continue
         if weight <= values[a, _THRESHOLD] and weight <= values[b, _THRESHOLD]:
-            if nodes[a, _SIZE] < nodes[b, _SIZE]:
-                a, b = b, a
-            nodes[b, _PARENT] = a
-            nodes[a, _SIZE] += nodes[b, _SIZE]
+            size_a, size_b = nodes[a, _SIZE], nodes[b, _SIZE]
+            into = a if size_a >= size_b else b
+            nodes[a ^ b ^ into, _PARENT] = into
+            a = into
+            nodes[a, _SIZE] = size_a + size_b
             values[a, _HEAVIEST] = weight
             values[a, _THRESHOLD] = weight + smallest / np.float32(nodes[a, _SIZE])
             continue
         for piece in (a, b):
-            limit = values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE])
-            if values[piece, _THRESHOLD] >= 0 and weight > limit:
-                values[piece, _THRESHOLD] = _FINAL
+            if values[piece, _THRESHOLD] >= 0:
+                limit = values[piece, _HEAVIEST] + largest / np.float32(nodes[piece, _SIZE])
+                if weight > limit:
+                    values[piece, _THRESHOLD] = _FINAL
         if values[a, _THRESHOLD] <= _FINAL or values[b, _THRESHOLD] <= _FINAL:
             wanted = nodes[a, _SIZE] < min_size or nodes[b, _SIZE] < min_size
         else:
@@ -200,21 +199,6 @@ def _take_edges(
         rejected[count] = items[at]
         count += wanted
     return count
-
-
-@kernel
-def _fetch_ahead(items: NDArray[Any], at: int, size: int, width: int, nodes: NDArray[Any]) -> None:
-    """Fetch the nodes of an edge that comes soon, and the parents of one that comes sooner."""
-    pixels = len(nodes)
-    if at + 2 * _AHEAD < size:
-        edge: Any = np.int64(items[at + 2 * _AHEAD] & _NUMBER)
-        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
-        prefetch(nodes, 4 * node)
-        prefetch(nodes, 4 * (node + step))
-        edge = np.int64(items[at + _AHEAD] & _NUMBER)
-        node, step = (edge, 1) if edge < pixels else (edge - pixels, width)
-        prefetch(nodes, 4 * np.int64(nodes[node, _PARENT]))
-        prefetch(nodes, 4 * np.int64(nodes[node + step, _PARENT]))
 
 
 @kernel
@@ -228,7 +212,7 @@ def _take_for_each_scale(
             _open_own_trees(piece, nodes, own, scales)
     together, wanted = True, False
     a_final, b_final = True, True
-    a_least, b_least = np.int32(0x7FFFFFFF), np.int32(0x7FFFFFFF)
+    a_least, b_least = np.uint32(0x7FFFFFFF), np.uint32(0x7FFFFFFF)
     for k in range(len(scales)):
         one, other = _find_own(own, nodes[a, _SLOT], k), _find_own(own, nodes[b, _SLOT], k)
         if one != other:

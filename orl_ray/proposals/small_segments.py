@@ -145,43 +145,45 @@ def segment_in_order(
     pixels = weights[0].size
     labels = np.empty((len(scales), pixels), np.int32)
     counts = np.empty(len(scales), np.int64)
-    items, owners = _edges_from_both_ends(weights)
+    items = _edges_from_both_ends(weights)
     std_sort(items, len(items))
     for k, scale in enumerate(scales):
-        labels[k], counts[k] = _segment_sorted(items, owners, pixels, scale, min_size)
+        labels[k], counts[k] = _segment_sorted(items, weights.shape[2], pixels, scale, min_size)
     return np.arange(pixels, dtype=np.int32), labels, counts
 
 
 @kernel
 def _edges_from_both_ends(weights: NDArray[Any]) -> Any:
-    """List each pixel's edges up, left, down and right, as OpenCV does: weight's bits << 32 | place, and both ends."""
+    """List each pixel's edges up, left, down and right, as OpenCV does: weight's bits << 32 | 4 pixel + direction."""
     _, height, width = weights.shape
     bits = weights.view(np.uint32)
     count = 2 * (2 * height * width - height - width)
-    items, owners = np.empty(count, np.uint64), np.empty((count, 2), np.int32)
+    items = np.empty(count, np.uint64)
     at = 0
     for i in range(height):
         for j in range(width):
-            for di, dj in ((-1, 0), (0, -1), (1, 0), (0, 1)):
+            for direction in range(4):
+                di, dj = (direction - 1) * (1 - direction % 2), (direction - 2) * (direction % 2)
                 y, x = i + di, j + dj
                 if 0 <= y < height and 0 <= x < width:
                     weight = bits[1 if di else 0, min(i, y), min(j, x)]
-                    items[at] = (np.uint64(weight) << np.uint64(32)) | np.uint64(at)
-                    owners[at, 0], owners[at, 1] = i * width + j, y * width + x
+                    items[at] = (np.uint64(weight) << np.uint64(32)) | np.uint64(4 * (i * width + j) + direction)
                     at += 1
-    return items, owners
+    return items
 
 
 @kernel
-def _segment_sorted(items: NDArray[Any], owners: NDArray[Any], pixels: int, scale: Any, min_size: int) -> Any:
+def _segment_sorted(items: NDArray[Any], width: int, pixels: int, scale: Any, min_size: int) -> Any:
     parents = np.arange(pixels).astype(np.int32)
     sizes = np.ones(pixels, np.int32)
     thresholds = np.full(pixels, scale, np.float32)
     values = items.view(np.float32)
     for small in (False, True):
         for at in range(len(items)):
-            pair = owners[items[at] & np.uint64(0xFFFFFFFF)]
-            a, b, weight = _find(parents, pair[0]), _find(parents, pair[1]), values[2 * at + 1]
+            end: Any = np.int64(items[at] & np.uint64(0xFFFFFFFF))
+            pixel, direction = end // 4, end % 4
+            step = (direction - 1) * width if direction % 2 == 0 else direction - 2
+            a, b, weight = _find(parents, pixel), _find(parents, pixel + step), values[2 * at + 1]
             if a == b:
                 continue
             if small:
