@@ -47,7 +47,7 @@ def propose(image: NDArray[np.uint8], mode: Mode, max_side: int = 0) -> Regions:
     Args:
         image: (H, W, 3) RGB uint8, H and W at least 1.
         mode: ``fast`` (12 hierarchies, what ORL uses), ``quality`` (100 hierarchies) or ``half`` (``fast`` on the
-            image at half its size: other boxes, about as good, in a third of the time).
+            image at half its size: other boxes, as good after the RoI filter, in a third of the time).
         max_side: if above 0, an image with a longer side is searched at this one, and the boxes are scaled back.
 
     Returns:
