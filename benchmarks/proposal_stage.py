@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=300, help="photographs; few make what is done once weigh")
     parser.add_argument("--workers", type=int, default=1, help="workers of the stage, and bare processes")
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4], help="sizes of the clusters that sleep")
-    parser.add_argument("--most-gap-ms", type=float, default=150.0, help="largest median gap that passes")
+    parser.add_argument("--most-gap-ms", type=float, default=50.0, help="largest median gap that passes")
     parser.add_argument("--mode", choices=("fast", "half", "quality"), default="fast")
     parser.add_argument("settings", nargs="*", metavar="name=value")
     options = parser.parse_intermixed_args()

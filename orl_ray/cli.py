@@ -91,12 +91,17 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
     return 0
 
 
+# What Ray Data appends to errors: it tells of settings that are not ours.
+_RAY_DATA_ADVICE = "Failed to apply UDF transform after"
+
+
 def describe_error(error: BaseException) -> str:
     """Return the message of what really went wrong: the innermost cause of a chain of Ray's wrappers."""
     cause = error
     while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None and inner is not cause:
         cause = inner
-    lines = [line for line in str(cause).splitlines() if line.strip()]
+    message = str(cause).partition(_RAY_DATA_ADVICE)[0]
+    lines = [line for line in message.splitlines() if line.strip()]
     text = "\n".join(lines if len(lines) < 20 else [*lines[:3], "...", *lines[-8:]])
     return f"{type(cause).__name__}: {text}"
 

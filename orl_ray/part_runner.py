@@ -96,6 +96,7 @@ def run_parts(
     data_context = DataContext.get_current()
     data_context.enable_progress_bars = False
     data_context.execution_options.preserve_order = False
+    data_context.raise_original_map_exception = True  # people are told what happened, not that "UDF failed"
     # A part is one output, and an hour of selective search on huge photographs is no stall.
     data_context.execution_no_progress_timeout_s = -1
     context = WorkerContext(run.config, run.store, run.plan.manifests, shared or {}, run.plan.key)
@@ -169,8 +170,9 @@ class PartWorker:
         part = PartPlan(int(row["index"]), row["key"], json.loads(row["inputs"]))
         started = time.monotonic()
         output = self.process(self.context, self.state, part)
-        if self.context.store.record(self.artifact, part.key) is not None:
-            # A part that is made again: until the stage lists it anew, no manifest may name what it was.
+        if self.context.store.holds(self.artifact, part.key, output.files, output.written) is False:
+            # A part becomes another: until the stage lists it anew, no manifest may name what it was. Where it stays
+            # the same, as when two runs make it at once, a manifest is true and may be in use.
             self.context.store.delete_manifest(self.artifact, self.context.manifest)
         record = self.context.store.write_part(
             self.artifact,

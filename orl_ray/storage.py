@@ -224,7 +224,7 @@ class Store:
             index=index,
             rows=rows,
             files=entries,
-            content_hash=canonical_digest({name: entry["hash"] for name, entry in entries.items()}),
+            content_hash=_content_hash({name: entry["hash"] for name, entry in entries.items()}),
             quarantined=len(quarantine),
             seconds=round(seconds, 3),
             environment=dict(environment or {}),
@@ -232,6 +232,28 @@ class Store:
         )
         self.write_json(_record_path(artifact, key), asdict(record))
         return record
+
+    def holds(
+        self,
+        artifact: str,
+        key: str,
+        files: Mapping[str, bytes | memoryview],
+        written: Mapping[str, dict[str, Any]],
+    ) -> bool | None:
+        """Tell whether a part holds exactly what is about to be written as it; None where there is no such part.
+
+        Args:
+            artifact: name of the artifact.
+            key: the part's key.
+            files: file name -> bytes, as :meth:`write_part` takes them.
+            written: as :meth:`write_part` takes them.
+        """
+        record = self.record(artifact, key)
+        if record is None:
+            return None
+        hashes = {name: entry["hash"] for name, entry in written.items()}
+        hashes.update({name: digest(data) for name, data in files.items()})
+        return record.content_hash == _content_hash(hashes)
 
     def record(self, artifact: str, key: str) -> PartRecord | None:
         """Return a part's record, or None where the part was not written."""
@@ -331,6 +353,10 @@ class Store:
 
 # Requests for small records that are under way at once, to a bucket.
 _REMOTE_READS = 16
+
+
+def _content_hash(hashes: Mapping[str, str]) -> str:
+    return canonical_digest(dict(hashes))
 
 
 def _record_path(artifact: str, key: str) -> str:

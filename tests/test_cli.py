@@ -181,6 +181,10 @@ class TestErrors:
         error.cause = error
         assert describe_error(error) == "RuntimeError: round and round"
 
+    def test_ray_datas_advice_on_its_own_settings_is_left_out(self):
+        error = ValueError("image 7 is broken\nFailed to apply UDF transform after 1/1 attempts (...).\nTo change ...")
+        assert describe_error(error) == "ValueError: image 7 is broken"
+
     def test_long_messages_are_cut_in_the_middle(self):
         told = describe_error(RuntimeError("\n".join(f"line {number}" for number in range(100)))).splitlines()
         assert len(told) == 12

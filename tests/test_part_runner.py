@@ -49,14 +49,32 @@ def test_on_a_node_that_does_not_see_the_store_nothing_is_done(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_that_is_made_again_is_in_no_manifest_until_its_stage_lists_it(tmp_path):
-    store = prepared(tmp_path)
-    makes = worker(store, PartOutput({"a": b"1"}, rows=2))
-    makes.context = WorkerContext(Config(), store, {}, manifest="all")
-    makes(ROW)
+def listed(store, output):
+    """A store whose part is made, and in a manifest."""
+    worker(store, output)(ROW)
     store.write_manifest("rois", "all", [store.record("rois", "k")])
-    makes(ROW)
+
+
+def makes_again(store, output):
+    again = worker(store, output)
+    again.context = WorkerContext(Config(), store, {}, manifest="all")
+    again(ROW)
+
+
+@pytest.mark.parametrize("files", [{"a": b"2"}, {"b": b"1"}, {"a": b"1", "b": b""}, {}])
+def test_a_part_that_becomes_another_is_in_no_manifest_until_its_stage_lists_it(tmp_path, files):
+    store = prepared(tmp_path)
+    listed(store, PartOutput({"a": b"1"}, rows=2))
+    makes_again(store, PartOutput(files, rows=2))
     assert store.manifest("rois", "all") is None
+
+
+def test_a_part_that_two_runs_make_alike_stays_in_the_manifest_that_the_first_one_uses(tmp_path):
+    store = prepared(tmp_path)
+    listed(store, PartOutput({"a": b"1", "b": b"2"}, rows=2))
+    written = {"b": store.write_part_file("rois", "k", "b", b"2", beside=True)}
+    makes_again(store, PartOutput({"a": b"1"}, rows=2, written=written))
+    assert [record.key for record in store.collection("rois", "all")] == ["k"]
 
 
 class TestUntilStopped:

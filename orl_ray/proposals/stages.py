@@ -18,6 +18,11 @@ from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import TABLE, parquet_bytes
 
 
+def load_kernels(_context: WorkerContext) -> None:
+    """Load the compiled search, or compile it where this machine has not yet, so that no part waits for that."""
+    propose(np.zeros((8, 8, 3), np.uint8), "fast")
+
+
 def propose_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
     """Propose boxes for every image of a part."""
     settings, seed = context.config.proposals, context.config.seed
@@ -55,7 +60,7 @@ def filter_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutp
 
 def run_proposals(run: StageRun) -> None:
     """Make the missing parts of the proposals."""
-    run_parts(run, propose_part)
+    run_parts(run, propose_part, prepare=load_kernels)
 
 
 def run_rois(run: StageRun) -> None:
