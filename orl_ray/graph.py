@@ -7,7 +7,9 @@ def main_job() -> list[Stage]:
     """Return the stages from a source of scene images to an object-level backbone, its evaluation and the report."""
     from orl_ray.embeddings.stages import IMAGE_EMBEDDINGS, ROI_EMBEDDINGS
     from orl_ray.evaluation.stages import EVALUATION
-    from orl_ray.mining.stages import CENTROIDS_STAGE, CORRESPONDENCES, NEIGHBORS, SHARDS
+    from orl_ray.mining.correspondence_stage import CORRESPONDENCES
+    from orl_ray.mining.neighbor_stage import NEIGHBORS
+    from orl_ray.mining.shard_stages import CENTROIDS_STAGE, SHARDS
     from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
     from orl_ray.proposals.stages import PROPOSALS, ROIS
     from orl_ray.report.stages import REPORT

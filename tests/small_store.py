@@ -21,15 +21,11 @@ from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.encoders.heads import mlp_head
 from orl_ray.evaluation.stages import evaluate_encoders
 from orl_ray.graph import main_job
-from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor
-from orl_ray.mining.stages import (
-    assign_part,
-    correspond_part,
-    fit_shards,
-    index_manifests,
-    prepare_centroids,
-    search_part,
-)
+from orl_ray.mining.correspondence_stage import correspond_part
+from orl_ray.mining.image_index_actor import ImageIndexActor
+from orl_ray.mining.neighbor_stage import index_manifests, search_part
+from orl_ray.mining.roi_shard_actor import RoiShardActor
+from orl_ray.mining.shard_stages import assign_part, fit_shards, prepare_centroids
 from orl_ray.part_runner import PartWorker, WorkerContext, prepare_nothing
 from orl_ray.pins import resolve_pins
 from orl_ray.pipeline import PartPlan, State, list_parts, plan

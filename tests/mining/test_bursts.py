@@ -8,7 +8,7 @@ from small_store import SmallStore, make_stage
 from benchmarks.photo_copies import burst
 from orl_ray.columns import vectors_of
 from orl_ray.graph import main_job
-from orl_ray.mining.stages import check_size
+from orl_ray.mining.neighbor_stage import check_size
 from orl_ray.pipeline import State, up_to
 from orl_ray.scenes.generated import render_scene
 from orl_ray.scenes.near_duplicate_stage import read_groups

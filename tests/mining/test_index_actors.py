@@ -7,8 +7,9 @@ import pytest
 from orl_ray import schema
 from orl_ray.columns import boxes_of, vectors_of
 from orl_ray.mining.exact_search import ExactIndex, merge_neighbors
-from orl_ray.mining.index_actors import ImageIndexActor, RoiShardActor, roi_rows
+from orl_ray.mining.image_index_actor import ImageIndexActor
 from orl_ray.mining.matching import match
+from orl_ray.mining.roi_shard_actor import RoiShardActor, roi_rows
 from orl_ray.storage import ipc_bytes
 
 

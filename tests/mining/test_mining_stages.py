@@ -7,7 +7,7 @@ from safetensors.numpy import load
 from orl_ray import schema
 from orl_ray.columns import vectors_of
 from orl_ray.mining.matching import pair_count
-from orl_ray.mining.stages import CENTROIDS
+from orl_ray.mining.shard_stages import CENTROIDS
 
 
 def vectors_by_image(small):
