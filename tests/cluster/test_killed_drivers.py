@@ -40,15 +40,18 @@ def test_driver_killed_while_training_goes_on_from_the_last_checkpoint(job, stor
     assert history[: len(before)] == before, "steps that were done before the kill were done again"
 
 
-def test_interrupted_driver_ends_soon_says_so_and_keeps_its_checkpoint(job, store):
+def test_interrupted_or_stopped_driver_ends_soon_says_so_and_keeps_its_checkpoint(job, store):
     longer = ("object_level.epochs=40", "execution.checkpoint_seconds=0")
-    driver = job.start(store, *longer, flags=TRAINED)
     checkpoints = store / "checkpoints" / "object_level"
-    wait_until(lambda: any(checkpoints.glob("*/step-*/state.json")), driver, "first checkpoint")
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=200)
-    assert driver.returncode == 130, output
-    assert "the same command goes on from here" in output
-    assert json.loads(max((store / "runs").glob("*.json")).read_bytes())["status"] == "interrupted"
-    assert parts(store, "object_level") == 0
-    assert any(checkpoints.glob("*/step-*/state.json")), "the checkpoint to go on from is gone"
+    newest = lambda: max(checkpoints.glob("*/step-*/state.json"), default=None)  # noqa: E731
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        before = newest()
+        driver = job.start(store, *longer, flags=TRAINED)
+        wait_until(lambda before=before: newest() != before, driver, "another checkpoint")
+        driver.send_signal(sent)
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == code, output
+        assert "the same command goes on from here" in output
+        assert json.loads(max((store / "runs").glob("*.json")).read_bytes())["status"] == "interrupted"
+        assert parts(store, "object_level") == 0
+        assert newest(), "the checkpoint to go on from is gone"
