@@ -21,20 +21,21 @@ SIDES = ("ours", "opencv")
 MODES: tuple[Mode, ...] = ("fast", "half", "quality")
 
 
-def search_of(side: str, mode: Mode) -> Search:
+def search_of(side: str, mode: Mode, max_side: int = 0) -> Search:
     """Return a side's search.
 
     Args:
         side: ``ours`` or ``opencv``.
         mode: ``fast``, ``half`` or ``quality``; against ``half``, OpenCV searches in its fast mode at native size.
+        max_side: of ours, see :func:`propose`.
     """
     cv2.setNumThreads(1)
-    return _ours(mode) if side == "ours" else _opencv("quality" if mode == "quality" else "fast")
+    return _ours(mode, max_side) if side == "ours" else _opencv("quality" if mode == "quality" else "fast")
 
 
-def _ours(mode: Mode) -> Search:
+def _ours(mode: Mode, max_side: int) -> Search:
     def search(image: Photograph) -> Callable[[int, int], Boxes]:
-        regions = propose(image, mode)
+        regions = propose(image, mode, max_side)
         return lambda seed, image_id: rank(regions, seed, image_id).boxes
 
     return search

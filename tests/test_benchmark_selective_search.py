@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import selective_search
 from benchmarks.proposal_recall import NEVER, agreement, first_hits, iou_matrix, paired_difference, recall, rounded
-from benchmarks.search_cost import measured
+from benchmarks.search_cost import measured, mosaic
 
 
 def boxes(*rows):
@@ -120,3 +120,8 @@ def test_cost_of_a_search_is_measured_in_a_process_of_its_own(collection):
     assert figures["first_seconds"] > 0
     assert figures["idle_mb"] > 20
     assert figures["peak_mb_above_idle"] >= 0
+
+
+def test_a_mosaic_lays_photographs_out_in_rows_and_cuts_what_does_not_fit():
+    ones, twos = np.full((2, 3, 3), 1, np.uint8), np.full((1, 2, 3), 2, np.uint8)
+    assert mosaic([ones, twos], 6, 3)[:, :, 0].tolist() == [[1, 1, 1, 2, 2, 1], [1, 1, 1, 0, 0, 1], [2, 2, 1, 1, 1, 2]]
