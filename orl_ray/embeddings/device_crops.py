@@ -127,4 +127,4 @@ def _weighted(table: Tensor, taps: Taps) -> Tensor:
     """Sum rows of a table of whole numbers up to 255 by taps, in float64; round to uint8 as Pillow does."""
     sources, weights, starts = (to_device(part, table.device) for part in taps)
     sums = embedding_bag(sources, table, starts, mode="sum", per_sample_weights=weights)
-    return sums.add_(_UNIT // 2).mul_(1 / _UNIT).floor_().to(torch.uint8)
+    return sums.add_(_UNIT // 2).mul_(1 / _UNIT).floor_().clamp_(max=255).to(torch.uint8)

@@ -77,7 +77,8 @@ def test_weights_stay_within_the_interval_and_add_up_to_one(length, side):
     assert taps.sources.min() == 7
     assert taps.sources.max() == 7 + length - 1
     sums = np.add.reduceat(taps.weights, taps.starts) / 2**22
-    np.testing.assert_allclose(sums, 1, atol=1e-4)
+    most_taps = 2 * max(1, length / side) + 1
+    np.testing.assert_allclose(sums, 1, atol=0.5 * most_taps / 2**22)  # each is rounded to a whole number
     assert (taps.weights >= 0).all()
 
 
