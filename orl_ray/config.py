@@ -185,6 +185,15 @@ class Embeddings:
     image_crop: int = setting(224, "Side of the centre crop, pixels.", low=16)
     roi_size: int = setting(224, "Side to which a RoI's crop is resized, pixels.", low=16)
     batch_size: int = setting(256, "Crops a forward pass; fixed, as bits depend on it.", low=1)
+    roi_mode: str = setting(
+        "crop",
+        "RoI vectors: of each RoI's own crop (published), or by RoIAlign on the feature map of the whole image, which "
+        "costs a fraction and is not the same.",
+        choices=("crop", "align"),
+    )
+    align_scale: float = setting(
+        3.0, "RoIAlign: longer side to which an image is resized, as a multiple of roi_size.", low=1, high=16
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +202,8 @@ class Mining:
 
     image_feature: str = setting(
         "projector",
-        "Vector that images are compared by: projector (published) or backbone.",
+        "Vector that images are compared by: projector (published; the backbone's where the weights hold no "
+        "projector) or backbone.",
         choices=("projector", "backbone"),
     )
     skip_near_duplicates: bool = setting(True, "Take no neighbour from an image's own group of near-duplicates.")

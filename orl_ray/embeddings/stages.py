@@ -4,16 +4,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from torch import Tensor
 
 from orl_ray import schema
 from orl_ray.columns import box_column, box_lists_of, vector_column
-from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, frozen_image_encoder, load_weights
-from orl_ray.embeddings.vectors import embed
+from orl_ray.config import Embeddings
+from orl_ray.embeddings.encoder import (
+    FrozenEncoder,
+    frozen_backbone,
+    frozen_image_encoder,
+    image_feature,
+    load_weights,
+)
+from orl_ray.embeddings.on_their_way import to_device
+from orl_ray.embeddings.roi_features import Scene, embed_aligned, embed_crops
+from orl_ray.embeddings.vectors import Embedded, embed_blocks
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
-from orl_ray.scenes.decode import center_crop, crop_resize, resize_shorter
+from orl_ray.scenes.decode import center_crop, resize_shorter
 from orl_ray.scenes.reading import decoded_scenes
 from orl_ray.storage import TABLE, ipc_bytes, parquet_bytes
 
@@ -35,16 +44,18 @@ def embed_images(context: WorkerContext, encoder: FrozenEncoder, part: PartPlan)
     settings = context.config.embeddings
     ids: list[int] = []
 
-    def crops() -> Iterator[NDArray[np.uint8]]:
+    def crops() -> Iterator[Tensor]:
         max_pixels = context.config.source.max_pixels
         for image_id, image in decoded_scenes(context.store, part.inputs["scenes"], max_pixels):
             ids.append(image_id)
-            yield center_crop(resize_shorter(image, settings.image_resize), settings.image_crop)
+            crop = center_crop(resize_shorter(image, settings.image_resize), settings.image_crop)
+            yield to_device(crop[None], encoder.device)
 
-    vectors = embed(encoder, crops(), settings.batch_size)
-    table_schema = schema.image_embeddings(vectors.shape[1])
-    table = pa.table([pa.array(ids, pa.int64()), vector_column(vectors)], schema=table_schema)
-    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(ids))
+    embedded = embed_blocks(encoder, crops(), settings.batch_size)
+    table_schema = schema.image_embeddings(embedded.vectors.shape[1])
+    table = pa.table([pa.array(ids, pa.int64()), vector_column(embedded.vectors)], schema=table_schema)
+    facts = {"feature": image_feature(encoder), **_cost(embedded)}
+    return PartOutput({TABLE: parquet_bytes(table)}, rows=len(ids), facts=facts, environment=encoder.environment())
 
 
 def embed_rois(context: WorkerContext, backbone: FrozenEncoder, part: PartPlan) -> PartOutput:
@@ -55,25 +66,34 @@ def embed_rois(context: WorkerContext, backbone: FrozenEncoder, part: PartPlan) 
     wanted = boxes_by_id.keys() & shard_by_id.keys()
     ids: list[int] = []
 
-    def crops() -> Iterator[NDArray[np.uint8]]:
+    def scenes() -> Iterator[Scene]:
         max_pixels = context.config.source.max_pixels
         for image_id, image in decoded_scenes(context.store, part.inputs["scenes"], max_pixels, wanted):
             ids.append(image_id)
-            for box in boxes_by_id[image_id]:
-                yield crop_resize(image, box, context.config.embeddings.roi_size)
+            yield image, boxes_by_id[image_id]
 
-    settings = context.config.embeddings
-    vectors = embed(backbone, crops(), settings.batch_size)
+    embedded = _embed_by_mode(context.config.embeddings, backbone, scenes())
     counts = [len(boxes_by_id[image_id]) for image_id in ids]
     boxes = np.concatenate([np.empty((0, 4), np.int32), *(boxes_by_id[image_id] for image_id in ids)])
     row_ids, row_shards = np.repeat(ids, counts), np.repeat([shard_by_id[image_id] for image_id in ids], counts)
-    columns = [pa.array(row_ids, pa.int64()), box_column(boxes), vector_column(vectors)]
-    table = pa.table(columns, schema=schema.roi_embeddings(vectors.shape[1]))
+    columns = [pa.array(row_ids, pa.int64()), box_column(boxes), vector_column(embedded.vectors)]
+    table = pa.table(columns, schema=schema.roi_embeddings(embedded.vectors.shape[1]))
     files = {
         schema.shard_file(shard): ipc_bytes(table.filter(pa.array(row_shards == shard)))
         for shard in range(context.config.mining.shards)
     }
-    return PartOutput(files, rows=len(ids), facts={"rois": len(boxes)})
+    facts = {"rois": len(boxes), **_cost(embedded)}
+    return PartOutput(files, rows=len(ids), facts=facts, environment=backbone.environment())
+
+
+def _embed_by_mode(settings: Embeddings, backbone: FrozenEncoder, scenes: Iterator[Scene]) -> Embedded:
+    if settings.roi_mode == "align":
+        return embed_aligned(backbone, scenes, round(settings.align_scale * settings.roi_size))
+    return embed_crops(backbone, scenes, settings.roi_size, settings.batch_size)
+
+
+def _cost(embedded: Embedded) -> dict[str, int]:
+    return {"forwards": embedded.forwards, "padding": embedded.padding}
 
 
 def run_image_embeddings(run: StageRun) -> None:
@@ -106,6 +126,13 @@ ROI_EMBEDDINGS = Stage(
     title="embed regions",
     version=1,
     inputs=(Input("scenes"), Input("rois"), Input("shards"), Input("image_level", "collection")),
-    settings=("encoder.backbone", "embeddings.roi_size", "embeddings.batch_size", "mining.shards"),
+    settings=(
+        "encoder.backbone",
+        "embeddings.roi_size",
+        "embeddings.batch_size",
+        "embeddings.roi_mode",
+        "embeddings.align_scale",
+        "mining.shards",
+    ),
     work=run_roi_embeddings,
 )

@@ -17,6 +17,7 @@ _ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet18": (torchvision.models.resnet18, 512),
     "resnet50": (torchvision.models.resnet50, 2048),
 }
+_POOL = "avgpool"
 
 
 class Backbone(nn.Module):
@@ -46,10 +47,24 @@ class Backbone(nn.Module):
         Returns:
             (n, features) float.
         """
+        pooled: Tensor = self.get_submodule(_POOL)(self.maps(images))
+        return pooled.flatten(1)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last feature maps, which :meth:`forward` pools.
+
+        Args:
+            images: (n, 3, height, width) float, normalised.
+
+        Returns:
+            (n, features, height / 32, width / 32) float, sides rounded up. Cell (i, j) has its receptive field centred
+            on pixel (32 i, 32 j).
+        """
         maps = images
-        for child in self.children():  # torchvision registers them in the order in which its forward calls them
-            maps = child(maps)
-        return maps.flatten(1)
+        for name, child in self.named_children():  # torchvision registers them in the order in which it calls them
+            if name != _POOL:
+                maps = child(maps)
+        return maps
 
 
 def build_backbone(name: str) -> Backbone:

@@ -128,10 +128,21 @@ def shrink_longer(image: NDArray[np.uint8], longer: int) -> NDArray[np.uint8]:
     Returns:
         (H', W', 3) uint8, sides rounded, at least 1.
     """
+    return image if max(image.shape[:2]) <= longer else resize_longer(image, longer)
+
+
+def resize_longer(image: NDArray[np.uint8], longer: int) -> NDArray[np.uint8]:
+    """Resize the longer side to ``longer`` pixels, antialiased bilinear.
+
+    Args:
+        image: (H, W, 3) uint8.
+        longer: new length of the longer side, pixels.
+
+    Returns:
+        (H', W', 3) uint8, sides rounded, at least 1.
+    """
     height, width = image.shape[:2]
     scale = longer / max(height, width)
-    if scale >= 1:
-        return image
     return _resize(image, max(1, round(scale * width)), max(1, round(scale * height)))
 
 

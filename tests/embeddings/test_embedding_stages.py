@@ -2,13 +2,16 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from small_store import image_files, lose_source, part_without_images
+import torch
+from small_store import fresh_weights, image_files, lose_source, part_without_images
 
 from orl_ray import schema
 from orl_ray.columns import boxes_of, vectors_of
+from orl_ray.embeddings.encoder import frozen_image_encoder
 from orl_ray.embeddings.stages import embed_images, embed_rois, prepare_image_encoder, prepare_roi_encoder
-from orl_ray.embeddings.vectors import embed
+from orl_ray.embeddings.vectors import colours, embed
 from orl_ray.part_runner import WorkerContext
 from orl_ray.pipeline import PartPlan
 from orl_ray.scenes.decode import center_crop, crop_resize, decode, resize_shorter
@@ -82,6 +85,22 @@ class TestImages:
         assert (output.rows, len(table)) == (0, 0)
         assert vectors_of(table).shape == (0, 8)
 
+    def test_the_record_says_what_was_embedded_and_how(self, finished):
+        for record in finished.records("image_embeddings"):
+            batch = finished.config.embeddings.batch_size
+            assert record.facts == {"feature": "projector", "forwards": record.rows, "padding": -record.rows % batch}
+            assert record.environment["precision"] == "float32"
+
+    def test_weights_without_a_projector_give_backbone_vectors_and_the_record_says_so(self, finished):
+        where = context(finished, "image_embeddings")
+        weights = fresh_weights(finished.config, "image_level")
+        alone = {name: tensor for name, tensor in weights.items() if ".projector." not in name}
+        part = PartPlan(0, "out", {"scenes": finished.records("scenes")[0].key})
+        output = embed_images(where, frozen_image_encoder(finished.config, alone), part)
+        table = pq.read_table(pa.py_buffer(output.files[TABLE]))
+        assert output.facts["feature"] == "backbone"
+        assert vectors_of(table).shape == (output.rows, 512)
+
 
 class TestRois:
     def test_every_roi_is_embedded_once_in_the_shard_of_its_image(self, finished):
@@ -96,6 +115,36 @@ class TestRois:
         wanted = [(row["image_id"], tuple(box)) for row in finished.rows("rois") for box in row["boxes"]]
         assert sorted(found) == sorted(wanted)
         assert {shard_of[i] for i, _ in found} == {0, 1}
+
+    def test_every_roi_goes_through_the_network_once(self, finished):
+        backbone, batches = prepare_roi_encoder(context(finished, "roi_embeddings")), []
+        backbone.backbone.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].clone()))
+        boxes = {row["image_id"]: np.array(row["boxes"], np.int32) for row in finished.rows("rois")}
+        for number, plan in enumerate(finished.plan("roi_embeddings").wanted):
+            batches.clear()
+            output = embed_rois(context(finished, "roi_embeddings"), backbone, plan)
+            ids = finished.tables("scenes")[number]["image_id"].to_pylist()
+            crops = [crop_resize(pixels(finished, i), box, 32) for i in ids for box in boxes[i]]
+            rows = torch.cat(batches)
+            assert output.facts == {"rois": len(crops), "forwards": len(crops), "padding": len(rows) - len(crops)}
+            assert torch.equal(rows[: len(crops)], colours(torch.from_numpy(np.stack(crops))))
+            assert len(rows) == -(-len(crops) // 16) * 16
+
+    def test_aligned_rois_cost_a_forward_an_image(self, finished):
+        small = finished.with_settings(embeddings={"roi_mode": "align"})
+        output = run_rois(small)
+        record = finished.records("roi_embeddings")[0]
+        assert output.facts == {"rois": record.facts["rois"], "forwards": output.rows, "padding": 0}
+        for name, data in output.files.items():
+            table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+            cropped = finished.store.read_table("roi_embeddings", record.key, name)
+            assert table.drop(["vector"]).equals(cropped.drop(["vector"]))
+            if len(table):
+                assert (vectors_of(table) != vectors_of(cropped)).any()
+
+    def test_the_way_that_rois_are_embedded_is_in_the_key(self, finished):
+        key = finished.plan("roi_embeddings").key
+        assert finished.with_settings(embeddings={"roi_mode": "align"}).plan("roi_embeddings").key != key
 
     def test_the_rois_of_an_image_stand_together_in_their_order(self, finished):
         boxes = {row["image_id"]: row["boxes"] for row in finished.rows("rois")}
@@ -149,7 +198,7 @@ class TestRois:
             empty = parquet_bytes(copied.tables(artifact)[0].slice(0, 0))
             keys[artifact] = copied.store.write_part(artifact, f"{artifact}-none", 0, {TABLE: empty}, rows=0).key
         output = run_rois(copied, **keys)
-        assert (output.rows, output.facts) == (0, {"rois": 0})
+        assert (output.rows, output.facts) == (0, {"rois": 0, "forwards": 0, "padding": 0})
         copied.store.write_part("roi_embeddings", "out", 0, output.files, rows=0)
         for table in shard_tables(copied, "out"):
             assert (len(table), table.schema) == (0, schema.roi_embeddings(512))

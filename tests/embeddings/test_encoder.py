@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_store import fresh_weights
 
-from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, frozen_image_encoder, load_weights
+from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, frozen_image_encoder, image_feature, load_weights
 from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.encoders.heads import mlp_head
 from orl_ray.settings import load
@@ -76,6 +76,22 @@ class TestImageEncoder:
     def test_a_projector_of_other_widths_is_refused(self, weights):
         with pytest.raises(RuntimeError, match="size mismatch"):
             frozen_image_encoder(load("laptop", None, ["encoder.hidden=17", "encoder.output=8"]), weights)
+
+    def test_is_the_backbone_where_the_weights_hold_no_projector(self, weights):
+        alone = {name: tensor for name, tensor in weights.items() if ".projector." not in name}
+        assert CONFIG.mining.image_feature == "projector"
+        encoder = frozen_image_encoder(CONFIG, alone)
+        assert image_feature(encoder) == "backbone"
+        torch.testing.assert_close(encoder(images()), frozen_backbone(CONFIG, weights)(images()))
+
+    def test_a_projector_that_lacks_a_layer_is_refused(self, weights):
+        fewer = {name: tensor for name, tensor in weights.items() if name != "online.projector.3.weight"}
+        with pytest.raises(RuntimeError, match="Missing key"):
+            frozen_image_encoder(CONFIG, fewer)
+
+    def test_says_what_it_gives(self, weights):
+        assert image_feature(frozen_image_encoder(CONFIG, weights)) == "projector"
+        assert image_feature(frozen_backbone(CONFIG, weights)) == "backbone"
 
 
 class TestLoading:
