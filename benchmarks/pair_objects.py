@@ -51,11 +51,13 @@ class Tally:
         both: the pairs whose two RoIs are objects.
         same: the pairs whose two RoIs are objects of one class.
         pairs: how many pairs there are in all.
+        object_pairs: how many of them have two objects.
     """
 
     both: NDArray[np.float64]
     same: NDArray[np.float64]
     pairs: int
+    object_pairs: int
 
 
 def classes_of(boxes: Boxes, objects: Objects) -> NDArray[np.int64]:
@@ -94,7 +96,18 @@ def tally(pairs: Sequence[Paired], objects: Mapping[int, Objects], images: Seque
             both = (query != NO_OBJECT) & (neighbor != NO_OBJECT)
             counts[:, places[entry.query]] += len(both), both.sum(), (both & (query == neighbor)).sum()
     of_each = np.where(counts[0] > 0, counts[0], np.nan)
-    return Tally(counts[1] / of_each, counts[2] / of_each, int(counts[0].sum()))
+    return Tally(counts[1] / of_each, counts[2] / of_each, int(counts[0].sum()), int(counts[1].sum()))
+
+
+def object_share(rois: Mapping[int, Boxes], objects: Mapping[int, Objects]) -> float:
+    """Return the share of all RoIs that are objects.
+
+    Args:
+        rois: image id -> (n, 4) RoIs.
+        objects: image id -> its objects; images without an entry have none.
+    """
+    found = sum(int((classes_of(boxes, objects[i]) != NO_OBJECT).sum()) for i, boxes in rois.items() if i in objects)
+    return found / sum(map(len, rois.values()))
 
 
 def rates(tallies: Mapping[str, Tally], baseline: str, samples: int, seed: int) -> dict[str, dict[str, object]]:
@@ -111,9 +124,10 @@ def rates(tallies: Mapping[str, Tally], baseline: str, samples: int, seed: int) 
         seed: of the samples.
 
     Returns:
-        Kind -> ``pairs``, and as [value, low, high]: ``object_hit``, the share of pairs whose RoIs are both objects;
-        ``same_class``, the share of those whose classes are equal; and for all but the baseline ``object_hit_gain`` and
-        ``same_class_gain``, the baseline's rate minus this kind's. A rate over nothing is null.
+        Kind -> ``pairs`` and ``object_pairs`` of all images, and as [value, low, high]: ``object_hit``, the share of
+        pairs whose RoIs are both objects; ``same_class``, the share of those whose classes are equal; and for all but
+        the baseline ``object_hit_gain`` and ``same_class_gain``, the baseline's rate minus this kind's. A rate over
+        nothing is null.
 
     Raises:
         ValueError: no image has pairs of every kind.
@@ -126,7 +140,8 @@ def rates(tallies: Mapping[str, Tally], baseline: str, samples: int, seed: int) 
     drawn = {kind: _drawn_rates(entry, held, weights) for kind, entry in tallies.items()}
     result: dict[str, dict[str, object]] = {}
     for kind, values in drawn.items():
-        result[kind] = {"pairs": tallies[kind].pairs, **{name: _interval(value) for name, value in values.items()}}
+        counts = {"pairs": tallies[kind].pairs, "object_pairs": tallies[kind].object_pairs}
+        result[kind] = {**counts, **{name: _interval(value) for name, value in values.items()}}
         if kind != baseline:
             for name, value in values.items():
                 result[kind][f"{name}_gain"] = _interval(drawn[baseline][name] - value)

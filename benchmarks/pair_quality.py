@@ -12,9 +12,10 @@ Pairs are those that training draws from: ``mining.k`` neighbours, ``mining.pair
   neighbour's in area and centre position (:func:`benchmarks.pair_controls.matched_pairs`).
 
 A RoI is an object if its IoU with an annotated object, no person and no crowd, is at least 0.5. The last line is JSON:
-``images``, those that have pairs of every kind and count once each; ``rois_an_image``, a mean; and of each kind the
-rates of :func:`benchmarks.pair_objects.rates`, as [value, low, high], and by how much ``mined`` exceeds it (``_gain``).
-What is said of training depends on the store's encoder alone; the annotations are read here and nowhere before.
+``images``, those that have pairs of every kind and count once each; ``rois_an_image``, a mean; ``object_share``, the
+share of all RoIs that are objects; and of each kind the rates of :func:`benchmarks.pair_objects.rates`, as [value, low,
+high], and by how much ``mined`` exceeds them (``_gain``). Where few pairs have two objects (``object_pairs``),
+``same_class`` says little, and its interval is too narrow. The annotations are read here and nowhere before.
 
 ``--gallery`` draws a few query images, by ``--seed``: pairs with the nearest image of each kind, side by side.
 """
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.pair_controls import Discovery, largest_pairs, matched_pairs, read_discovery
-from benchmarks.pair_objects import Objects, Paired, rates, tally
+from benchmarks.pair_objects import Objects, Paired, object_share, rates, tally
 from benchmarks.untrained_discovery import discover_untrained
 from orl_ray import draws
 from orl_ray.report.galleries import pair_picture
@@ -74,6 +75,7 @@ def main() -> int:
     result = {
         "images": counted,
         "rois_an_image": round(float(np.mean([len(boxes) for boxes in mined.rois.values()])), 1),
+        "object_share": round(object_share(mined.rois, objects), 4),
         **rates(tallies, "mined", options.samples, options.seed),
     }
     if options.gallery:

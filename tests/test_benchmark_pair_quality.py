@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.pair_controls import largest_pairs, matched_pairs, placement
-from benchmarks.pair_objects import NO_OBJECT, Objects, Paired, classes_of, rates, tally
+from benchmarks.pair_objects import NO_OBJECT, Objects, Paired, classes_of, object_share, rates, tally
 from benchmarks.pair_quality import read_objects
 
 
@@ -39,6 +39,11 @@ def test_nothing_is_an_object_where_nothing_is_annotated():
     assert classes_of(boxes(), ANNOTATED[1]).tolist() == []
 
 
+def test_object_share_is_over_all_rois():
+    rois = {1: boxes(LEFT, RIGHT, [0, 0, 1, 1]), 2: boxes(RIGHT), 3: boxes(LEFT)}
+    assert object_share(rois, ANNOTATED) == pytest.approx(2 / 5)
+
+
 def test_tally_counts_shares_of_each_query_image():
     pairs = [
         Paired(1, 2, boxes(LEFT, RIGHT), boxes(LEFT, LEFT)),  # cat and cat, dog and cat
@@ -46,7 +51,7 @@ def test_tally_counts_shares_of_each_query_image():
         Paired(2, 1, boxes(LEFT), boxes(RIGHT)),
     ]
     counted = tally(pairs, ANNOTATED, [1, 2, 3])
-    assert counted.pairs == 5
+    assert (counted.pairs, counted.object_pairs) == (5, 3)
     np.testing.assert_array_equal(counted.both, [0.5, 1, np.nan])
     np.testing.assert_array_equal(counted.same, [0.25, 0, np.nan])
 
