@@ -8,7 +8,8 @@ an untrained encoder whose batch norm has seen 64 of the photographs stands wher
 match pairs, with Ray on one CPU and the default settings (20 neighbours, a fifth of the RoIs: more than the reference
 makes; 10 and a tenth of it are compared). The CPU seconds of the driver, of Ray and of all workers count, from the line
 that the first of these stages begins to the line that the last one is done, what workers import and load included.
-What is done once weighs more the fewer photographs there are.
+Starting workers takes about five CPU seconds a stage, whatever N: ``cpu_seconds_ours_by_stage`` shows it where a stage
+has next to nothing to do, as ``shards``. It weighs the more, the fewer photographs there are.
 
 *The reference* (:mod:`benchmarks.reference_scheme`) runs in this process with one thread, half of it before ours and
 half after: the bank on all N photographs, then Q of them as queries. Its cost a query does not depend on N, but for the
@@ -35,6 +36,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +155,16 @@ def measure(config: Config, settings: Sequence[str], images: Path, queries: int)
     seconds_ours = _run_job(_LAST, settings)
     _continue_reference(run, collection, networks, timed[queries // 2 :])
     stored = read_stored_vectors(store)
-    ours = pair_keys(read_discovery(store).pairs)
     own = {place: run.neighbors[place] for place in timed}
     theirs = {"apart": match_keys(run.matches, collection.ids)}
     theirs["shared"] = match_keys(_with_stored_vectors(collection, timed, stored), collection.ids)
+    same = same_pairs(theirs, pair_keys(read_discovery(store).pairs))
     all_neighbors = reference.nearest_images(run.bank, run.bank)
     return {
         "images": len(collection.ids),
         "backbone": config.encoder.backbone,
         "rois": int(stored.counts.sum()),
-        **factors(run, own, all_neighbors, stored.counts, seconds_ours, same_pairs(theirs, ours)),
+        **factors(run, own, all_neighbors, stored.counts, seconds_ours, same),
     }
 
 
@@ -171,7 +173,7 @@ def factors(
     timed: Mapping[int, Sequence[int]],
     neighbors: Sequence[Sequence[int]],
     rois: np.ndarray[Any, np.dtype[np.int64]],
-    seconds_ours: float,
+    ours: Mapping[str, float],
     same: Mapping[str, float],
 ) -> dict[str, Any]:
     """Scale the reference to all images and compare.
@@ -181,7 +183,7 @@ def factors(
         timed: query -> its neighbours, of the queries that it was timed on.
         neighbors: the neighbours of every image.
         rois: (N,) RoIs of every image.
-        seconds_ours: CPU seconds of our side.
+        ours: stage -> CPU seconds of our side.
         same: the shares of equal pairs.
     """
     images = len(rois)
@@ -189,7 +191,7 @@ def factors(
     scaled_by = {"query_images": images / len(timed), "rois": all_rois / run.roi_forwards}
     seconds = run.bank_seconds + run.query_seconds * scaled_by["query_images"] + run.match_seconds * scaled_by["rois"]
     forwards_ours, forwards_reference = images + int(rois.sum()), 2 * images + all_rois
-    reuse, speedup = forwards_reference / forwards_ours, seconds / seconds_ours
+    reuse, speedup = forwards_reference / forwards_ours, seconds / sum(ours.values())
     passes = same["shared"] == 1 and same["apart"] >= LEAST_SAME_APART and speedup >= LEAST_SPEEDUP
     return {
         "forwards_ours": forwards_ours,
@@ -200,7 +202,8 @@ def factors(
         "same_pairs": {name: round(share, 5) for name, share in same.items()},
         "reference_queries": len(timed),
         "scaled_by": {name: round(factor, 2) for name, factor in scaled_by.items()},
-        "cpu_seconds_ours": round(seconds_ours, 1),
+        "cpu_seconds_ours": round(sum(ours.values()), 1),
+        "cpu_seconds_ours_by_stage": {stage: round(spent, 1) for stage, spent in ours.items()},
         "cpu_seconds_reference": round(seconds, 1),
         "cpu_seconds_reference_timed": round(run.bank_seconds + run.query_seconds + run.match_seconds, 1),
         "passes": bool(passes),
@@ -310,8 +313,10 @@ def _weights(config: Config, store: Store) -> dict[str, Tensor]:
     return fresh_weights(config, normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
 
 
-def _run_job(until: str, settings: Sequence[str]) -> float:
-    """Run the main job; return the CPU seconds of all of its processes while discovery's stages ran.
+def _run_job(until: str, settings: Sequence[str]) -> dict[str, float]:
+    """Run the main job; return the CPU seconds of all of its processes during each of discovery's stages.
+
+    On one CPU they run one after the other.
 
     Raises:
         RuntimeError: the job failed.
@@ -328,20 +333,23 @@ def _run_job(until: str, settings: Sequence[str]) -> float:
 
     sampler = threading.Thread(target=keep_sampling, daemon=True)
     sampler.start()
-    titles = {stage.name: stage.title for stage in main_job()}
-    first: dict[tuple[int, float], float] | None = None
-    spent = 0.0
+    titles = {f"{stage.title}: ": stage.name for stage in main_job()}
+    marks: dict[str, dict[tuple[int, float], float]] = {}
     for line in process.stdout or ():
         print(line, end="", file=sys.stderr, flush=True)
-        if line.startswith(f"{titles[_FIRST]}: ") and first is None:
-            first = dict(watch.seen)
-        elif line.startswith(f"{titles[_LAST]}: done in "):
-            spent = sum(seconds - (first or {}).get(key, 0.0) for key, seconds in dict(watch.seen).items())
+        stage = next((name for title, name in titles.items() if line.startswith(title)), "")
+        if stage == _FIRST and not marks:
+            marks[""] = dict(watch.seen)
+        elif marks and stage and ": done in " in line:
+            marks[stage] = dict(watch.seen)
     ended.set()
     sampler.join()
     if process.wait():
         raise RuntimeError(f"the job ended with status {process.returncode}, see its lines")
-    return spent
+    return {
+        stage: sum(seconds - before.get(key, 0.0) for key, seconds in after.items())
+        for (_, before), (stage, after) in pairwise(marks.items())
+    }
 
 
 if __name__ == "__main__":

@@ -108,7 +108,9 @@ def test_factors_scale_matching_by_rois_and_queries_by_images():
     run = discovery.ReferenceRun(torch.empty(0), bank_seconds=4, query_seconds=1, match_seconds=6)
     run.roi_forwards = 10 + 20  # of image 0, and of image 1 as its neighbour
     rois, neighbors = np.array([10, 20, 30, 40]), [[1], [2], [3], [0]]
-    found = discovery.factors(run, {0: [1]}, neighbors, rois, 5.0, {"shared": 1.0, "apart": 0.995})
+    found = discovery.factors(
+        run, {0: [1]}, neighbors, rois, {"rois": 1.0, "neighbors": 4.0}, {"shared": 1.0, "apart": 0.995}
+    )
     assert found["forwards_ours"] == 4 + 100
     assert found["forwards_reference"] == 8 + 200
     assert found["scaled_by"] == {"query_images": 4, "rois": round(200 / 30, 2)}
@@ -117,8 +119,10 @@ def test_factors_scale_matching_by_rois_and_queries_by_images():
     assert found["speedup"] == 9.6
     assert found["system_factor"] == 4.8
     assert not found["passes"]  # less than ten times as fast
-    assert discovery.factors(run, {0: [1]}, neighbors, rois, 4.8, {"shared": 1.0, "apart": 0.995})["passes"]
-    assert not discovery.factors(run, {0: [1]}, neighbors, rois, 4.8, {"shared": 0.999, "apart": 0.995})["passes"]
+    assert discovery.factors(run, {0: [1]}, neighbors, rois, {"rois": 4.8}, {"shared": 1.0, "apart": 0.995})["passes"]
+    assert not discovery.factors(run, {0: [1]}, neighbors, rois, {"rois": 4.8}, {"shared": 0.999, "apart": 0.995})[
+        "passes"
+    ]
 
 
 def test_equal_pairs_are_those_of_the_same_images_and_boxes():
