@@ -101,6 +101,7 @@ def main() -> int:
         started = time.monotonic()
         held[images] = _measure(images, options.until, options.settings)
         seconds[images] = round(time.monotonic() - started, 1)
+        print(f"{images:,} images: the driver held {held[images].peak / 2**20:.1f} MB", flush=True)
     result = figures(held, options.most_mb)
     print(json.dumps({**result, "until": options.until, "seconds": seconds}))
     return 0 if result["passes"] else 1
