@@ -18,22 +18,23 @@ _MOST_LINKS, _LEAST_PICTURES = 10_000, 100
 _LINES_A_WRITE = 10_000
 
 
-def write_coco(folder: Path, images: int, annotations_per_image: int) -> tuple[Path, Path]:
+def write_coco(folder: Path, images: int, annotations_per_image: int, pictures: int = 0) -> tuple[Path, Path]:
     """Write a collection as COCO lays it out: every field of its images and annotations, ids in no order.
 
-    Image files are hard links to at least a hundred small JPEGs, a thousand a sub-folder: each path is read and
-    decoded like any other.
+    Image files are hard links to small JPEGs, a thousand a sub-folder: each path is read and decoded like any other.
 
     Args:
         folder: an empty folder.
         images: how many.
         annotations_per_image: how many of each, with polygons of 8 to 40 points.
+        pictures: how many different JPEGs; 0 takes as few as links allow, at least a hundred.
 
     Returns:
         The folder of images, and the JSON.
     """
     root, file = folder / "train", folder / "instances_train.json"
-    _link_images(root, _write_pictures(folder / "pictures", max(_LEAST_PICTURES, -(-images // _MOST_LINKS))), images)
+    different = pictures or max(_LEAST_PICTURES, -(-images // _MOST_LINKS))
+    _link_images(root, _write_pictures(folder / "pictures", different), images)
     with file.open("w") as stream:
         stream.write('{"info": {"description": "synthetic"},"licenses": [{"url": "none","id": 1,"name": "none"}],')
         _write_list(stream, "images", map(_image, range(images)))
