@@ -133,7 +133,6 @@ def measure_exact(sizes: Sizes) -> dict[str, Any]:
                 ours += seconds
                 their_ids, seconds = one_process(part)
                 theirs += seconds
-                # It knows no ids to exclude, so a query's own image is among its neighbours.
                 overlap.append(np.mean([len({*a} & {*b}) / K for a, b in zip(neighbors.ids, their_ids, strict=True)]))
         steady = actors.growth()
         joined = Neighbors(np.concatenate([n.ids for n in found]), np.concatenate([n.similarities for n in found]))
@@ -385,7 +384,8 @@ def reference_process(pipe: Connection, store: Store, sizes: Sizes) -> None:
     pipe.send(None)
     while (queries := pipe.recv()) is not None:
         started = time.process_time()
-        _, positions = faiss.knn(queries.astype(np.float32), matrix, K, metric=faiss.METRIC_INNER_PRODUCT)
+        # A query's own image is among them: one more than is wanted.
+        _, positions = faiss.knn(queries.astype(np.float32), matrix, K + 1, metric=faiss.METRIC_INNER_PRODUCT)
         seconds = time.process_time() - started
         pipe.send((ids[positions], seconds))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray.columns import vectors_of
@@ -53,6 +54,7 @@ class ImageIndexActor:
     ) -> None:
         import faiss
 
+        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what parts took: tens of megabytes
         require_store(store.root)
         faiss.omp_set_num_threads(threads)
         self.groups = read_groups(store, manifests.get("near_duplicates"))
