@@ -208,6 +208,14 @@ class Mining:
     )
     skip_near_duplicates: bool = setting(True, "Take no neighbour from an image's own group of near-duplicates.")
     shards: int = setting(2, "Index shards, one actor each.", low=1)
+    index: str = setting(
+        "flat",
+        "How neighbours are searched: flat (exact), or approximately with recall reported: ivf, hnsw, pq.",
+        choices=("flat", "ivf", "hnsw", "pq"),
+    )
+    index_effort: int = setting(
+        1, "Multiplies how much of an approximate index a search looks at: more recall, less speed.", low=1, high=64
+    )
     k_max: int = setting(20, "Neighbours an image that are searched and stored.", low=1)
     ratio_max: float = setting(
         0.2, "Share of an image's RoIs up to which pairs a neighbour are stored.", low=0, high=100

@@ -22,6 +22,11 @@ Scope = Literal["part", "collection"]
 RUNNING, FINISHED, IMPORTED = "running", "finished", "imported"
 
 
+def always(_config: Config) -> bool:
+    """Tell that a stage always does something."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One artifact that a stage reads.
@@ -30,10 +35,12 @@ class Input:
         artifact: its name, which is the name of the stage that makes it.
         scope: ``part`` where part i of the output needs only part i of the input, ``collection`` where it needs all
             of it.
+        when: tells whether a config's result depends on it; where not, the stage still waits for it.
     """
 
     artifact: str
     scope: Scope = "part"
+    when: Callable[[Config], bool] = always
 
 
 def no_reason(_config: Config) -> str:
@@ -49,11 +56,6 @@ def no_identity(_config: Config) -> dict[str, Value]:
 def never(_config: Config) -> bool:
     """Tell that a stage never does something."""
     return False
-
-
-def always(_config: Config) -> bool:
-    """Tell that a stage always does something."""
-    return True
 
 
 def data_cpus(config: Config, total: int) -> int:
@@ -355,7 +357,7 @@ def _plan_stage(
     records = _present_records(store, stage, listed, parts)
     present = {record.key for record in records}
     missing = () if stage.scope == "collection" and records else tuple(p for p in parts if p.key not in present)
-    inputs = {entry.artifact: plans[entry.artifact].content_hash for entry in stage.inputs}
+    inputs = {entry.artifact: plans[entry.artifact].content_hash for entry in stage.inputs if entry.when(config)}
     share = f"{len(missing)} of {len(parts)} parts to make" if len(parts) > 1 else "to make"
     return StagePlan(
         stage=stage,
@@ -378,7 +380,7 @@ def _wanted_parts(
     whole = {
         entry.artifact: plans[entry.artifact].content_hash
         for entry in stage.inputs
-        if stage.scope == "collection" or entry.scope == "collection"
+        if entry.when(config) and (stage.scope == "collection" or entry.scope == "collection")
     }
     base = {"stage": stage.name, "version": stage.version, "settings": settings, "identity": stage.identity(config)}
     if stage.scope == "collection":

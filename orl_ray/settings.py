@@ -205,6 +205,8 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     mistakes = []
     if number("mining.k") > number("mining.k_max"):
         mistakes.append(f"mining.k: {values['mining.k']} is above mining.k_max, {values['mining.k_max']}")
+    if number("mining.index_effort") > 1 and values["mining.index"] == "flat":
+        mistakes.append("mining.index_effort: mining.index=flat is exact, there is nothing to gain; leave it at 1")
     if number("mining.pair_ratio") > number("mining.ratio_max"):
         ratio, limit = values["mining.pair_ratio"], values["mining.ratio_max"]
         mistakes.append(f"mining.pair_ratio: {ratio} is above mining.ratio_max, {limit}")

@@ -298,7 +298,9 @@ class Store:
         if name.endswith(".arrow"):
             table = pa.ipc.open_file(data).read_all()
             return table if columns is None else table.select(list(columns))
-        return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+        # pq.read_table would load Arrow's data set library and start threads: 40 MB in each worker, for a small file.
+        file = pq.ParquetFile(pa.BufferReader(data))
+        return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
     def write_manifest(self, artifact: str, key: str, records: Sequence[PartRecord]) -> None:
         """Write a manifest; records go in part order."""

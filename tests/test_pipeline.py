@@ -140,7 +140,7 @@ def followers(names, stages=MAIN):
     """Return stages and all that read them, directly or not; what only comes after them does not follow."""
     found = set(names)
     for stage in stages:
-        if found & {entry.artifact for entry in stage.inputs}:
+        if found & {entry.artifact for entry in stage.inputs if entry.when(Config())}:
             found.add(stage.name)
     return found
 
@@ -169,6 +169,13 @@ class TestKeysOfTheMainJob:
 
     def test_the_number_of_shards_leaves_neighbours_as_they_are(self):
         assert "neighbors" not in changed_keys({"mining.shards": 5}, by_key)
+
+    @pytest.mark.parametrize("setting", ["mining.shards", "seed"])
+    def test_an_approximate_index_depends_on_shards_and_on_its_draw(self, setting):
+        content = {"mining.shards": by_key, "seed": by_place}[setting]
+        values = {**flatten(Config()), "mining.index": "ivf"}
+        before = keys_of(build(values), content)
+        assert keys_of(build({**values, setting: 5}), content)["neighbors"] != before["neighbors"]
 
     def test_an_execution_setting_can_be_named_by_no_stage(self):
         with pytest.raises(ValueError, match=r"execution\.cpus names no semantic setting"):

@@ -235,6 +235,7 @@ class TestTogether:
         ("overrides", "told"),
         [
             (["mining.k=21"], "mining.k: 21 is above mining.k_max, 20"),
+            (["mining.index_effort=2"], "mining.index_effort: mining.index=flat is exact"),
             (["mining.pair_ratio=0.3"], "mining.pair_ratio: 0.3 is above mining.ratio_max, 0.2"),
             (["embeddings.image_crop=300"], "embeddings.image_crop: 300 is above embeddings.image_resize, 256"),
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),

@@ -14,7 +14,13 @@ from orl_ray.stage_task import require_memory
 
 @contextlib.contextmanager
 def shard_actors(
-    actor: type, run: StageRun, manifests: dict[str, str], shards: int, shard_bytes: int
+    actor: type,
+    run: StageRun,
+    manifests: dict[str, str],
+    shards: int,
+    shard_bytes: int,
+    *arguments: Any,
+    gpus: float = 0,
 ) -> Iterator[list[Any]]:
     """Run one actor a shard; they are ended on leaving.
 
@@ -24,17 +30,19 @@ def shard_actors(
         manifests: keys of the manifests that the actors read.
         shards: how many.
         shard_bytes: what a shard holds in memory, declared to Ray so that a node is never given more than fits.
+        arguments: what else the actors take.
+        gpus: share of a GPU that each takes.
     """
     import ray
 
     memory = shard_bytes + 2**27  # beside the vectors: an idle process with faiss takes 126 MB
     require_memory(run, memory, "raise mining.shards, or take larger machines")
-    remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, memory=memory)(actor)
+    remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, num_gpus=gpus, memory=memory)(actor)
     threads = max(1, run.cpus // shards)
     name = f"{run.run_id}-{run.plan.stage.name}-shard"
     handles = [
         remote.options(scheduling_strategy="SPREAD", name=f"{name}-{shard}").remote(
-            run.store, manifests, shard, threads
+            run.store, manifests, shard, threads, *arguments
         )
         for shard in range(shards)
     ]

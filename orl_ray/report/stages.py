@@ -18,6 +18,7 @@ from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.matching import pair_count
+from orl_ray.mining.neighbor_stage import recall
 from orl_ray.pins import IMPORT
 from orl_ray.pipeline import Input, Stage, one_cpu
 from orl_ray.report.galleries import group_strip, neighbor_strip, pair_picture, patch_pairs
@@ -220,6 +221,8 @@ def _stage_row(config: Config, name: str, parts: list[PartRecord]) -> StageRow:
     note = f"{len(parts)} parts" if len(parts) > 1 else ""
     if parts and IMPORT in parts[0].facts:
         note = f"{note}, imported".lstrip(", ")
+    if (found := recall(parts)) is not None:
+        note = f"{note}, recall of neighbours {found:.4f}".lstrip(", ")
     if quarantined:
         note = f"{note}, {quarantined} quarantined".lstrip(", ")
     if name == "evaluation" and not parts:

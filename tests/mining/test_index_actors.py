@@ -10,6 +10,7 @@ from orl_ray.mining.exact_search import ExactIndex, merge_neighbors
 from orl_ray.mining.image_index_actor import ImageIndexActor
 from orl_ray.mining.matching import match
 from orl_ray.mining.roi_shard_actor import RoiShardActor, roi_rows
+from orl_ray.mining.shard_vectors import shard_vectors
 from orl_ray.storage import ipc_bytes
 
 
@@ -52,7 +53,7 @@ class TestImageIndex:
         ids = np.concatenate([table["image_id"].to_numpy() for table in tables])
         vectors = np.concatenate([vectors_of(table) for table in tables])
         merged = merge_neighbors([actor.search(vectors, ids, 6) for actor in actors], 6)
-        whole = ExactIndex(ids, vectors).search(vectors, ids, 6)
+        whole = ExactIndex(shard_vectors(ids, [vectors], vectors.shape[1])).search(vectors, ids, 6)
         np.testing.assert_array_equal(merged.ids, whole.ids)
         np.testing.assert_array_equal(merged.similarities, whole.similarities)
 
