@@ -212,9 +212,7 @@ class Mining:
         "RoI at most once, the most similar pair first (one_to_one).",
         choices=("top", "mutual", "one_to_one"),
     )
-    min_similarity: float = setting(
-        -2.0, "Training takes no pair of a smaller cosine; -2 takes all.", low=-2, high=2
-    )
+    min_similarity: float = setting(-2.0, "Training takes no pair of a smaller cosine; -2 takes all.", low=-2, high=2)
     max_similarity: float = setting(2.0, "Training takes no pair of a larger cosine; 2 takes all.", low=-2, high=2)
 
 

@@ -1,6 +1,6 @@
 """The stage ``correspondences``: pairs of RoIs, matched by one actor a shard where the vectors lie."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,10 @@ def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> Part
     ranks = np.concatenate([np.empty(0, np.int64), *(np.arange(size) for size in sizes)])
     actors, mining = context.shared["actors"], context.config.mining
     counts, shards = where_rois_are(actors, np.concatenate([ids, edges.ravel()]))
-    images, (rois, homes) = counts[: len(ids)] > 0, (counts[len(ids) :].reshape(-1, 2), shards[len(ids) :].reshape(-1, 2))
+    images, (rois, homes) = (
+        counts[: len(ids)] > 0,
+        (counts[len(ids) :].reshape(-1, 2), shards[len(ids) :].reshape(-1, 2)),
+    )
     known = (rois > 0).all(axis=1)  # imported proposals may leave images without any
     matches = match_edges(actors, edges[known], rois[known], homes[known], mining.ratio_max, mining.pairing)
     files = {TABLE: parquet_bytes(_correspondence_table(edges[known], ranks[known], rois[known, 0], matches))}
@@ -67,9 +70,7 @@ def run_correspondences(run: StageRun) -> None:
         run_parts(run, correspond_part, shared={"actors": actors})
 
 
-def where_rois_are(
-    actors: Sequence[Any], image_ids: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def where_rois_are(actors: Sequence[Any], image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ask the actors for images' RoIs.
 
     Args:
@@ -116,14 +117,16 @@ def match_edges(
         for call, block in zip(calls, blocks, strict=True)
     ]
     found: list[EdgePairs] = ray.get(answers)
-    columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-    for answer in found:
-        cuts = np.cumsum(answer.counts)[:-1]
-        for column, flat in zip(columns, (answer.query_boxes, answer.neighbor_boxes, answer.similarities), strict=True):
-            column += np.split(flat, cuts)
     order = np.argsort(np.concatenate([np.empty(0, np.int64), *(call.edges for call in calls)]))
-    query_boxes, neighbor_boxes, similarities = ([column[at] for at in order] for column in columns)
-    return Matches(query_boxes, neighbor_boxes, similarities, sum(answer.received_bytes for answer in found))
+
+    def in_order(column: Callable[[EdgePairs], NDArray[Any]]) -> list[NDArray[Any]]:
+        arrays = [array for pairs in found for array in np.split(column(pairs), np.cumsum(pairs.counts)[:-1])]
+        return [arrays[at] for at in order]
+
+    query_boxes = in_order(lambda pairs: pairs.query_boxes)
+    neighbor_boxes = in_order(lambda pairs: pairs.neighbor_boxes)
+    similarities = in_order(lambda pairs: pairs.similarities)
+    return Matches(query_boxes, neighbor_boxes, similarities, sum(pairs.received_bytes for pairs in found))
 
 
 def _correspondence_table(

@@ -86,7 +86,7 @@ class RoiShardActor:
         """Return the RoIs of images of this shard, for another shard's :meth:`match`."""
         spans = [self.rows[image_id] for image_id in image_ids.tolist()]
         rows = np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in spans)])
-        return RoiBlock(*(column[rows] for column in self.own))
+        return _taken(self.own, rows)
 
     def match(
         self, edges: NDArray[np.int64], ratio: float, pairing: str, received: RoiBlock | None = None
@@ -102,7 +102,7 @@ class RoiShardActor:
         Returns:
             The pairs, edge by edge.
         """
-        nothing = RoiBlock(*(column[:0] for column in self.own))
+        nothing = _taken(self.own, np.empty(0, np.int64))
         guests = nothing if received is None else received
         rooms = ((self.own, self.rows), (guests, roi_rows(guests.image_ids)))
         found: list[Pairs] = []
@@ -115,9 +115,7 @@ class RoiShardActor:
             matched = match_block(query, vectors, offsets, pair_count(len(query), ratio), pairing)
             found += matched
             query_boxes += [own_boxes[pairs.query_index] for pairs in matched]
-            neighbor_boxes += [
-                boxes[pairs.neighbor_index] for pairs, (boxes, _) in zip(matched, others, strict=True)
-            ]
+            neighbor_boxes += [boxes[pairs.neighbor_index] for pairs, (boxes, _) in zip(matched, others, strict=True)]
         return EdgePairs(
             np.array([len(pairs.similarities) for pairs in found], dtype=np.int64),
             np.concatenate(query_boxes),
@@ -125,6 +123,10 @@ class RoiShardActor:
             np.concatenate([np.empty(0), *(pairs.similarities for pairs in found)]),
             guests.vectors.nbytes,
         )
+
+
+def _taken(block: RoiBlock, rows: NDArray[np.int64]) -> RoiBlock:
+    return RoiBlock(block.image_ids[rows], block.boxes[rows], block.vectors[rows])
 
 
 def _rois_of(

@@ -41,8 +41,10 @@ def test_a_cover_covers_every_edge_and_weighs_as_little_as_the_best_of_all_sets(
 
 def planned(edges, shard_of, rois_of):
     edges = np.array(edges, np.int64).reshape(-1, 2)
-    shards, rois = (np.array([[table[i] for i in edge] for edge in edges.tolist()], np.int64).reshape(-1, 2)
-                    for table in (shard_of, rois_of))
+    shards, rois = (
+        np.array([[table[i] for i in edge] for edge in edges.tolist()], np.int64).reshape(-1, 2)
+        for table in (shard_of, rois_of)
+    )
     return plan_calls(edges, shards, rois)
 
 
