@@ -116,9 +116,9 @@ def brute_force(rois):
 
 
 def write(store, rois, shards):
-    """Write neighbours and RoI vectors in two parts, images dealt out to shards; return (manifests, part plans)."""
+    """Write neighbours and RoI vectors in three parts, the last without images; return (manifests, part plans)."""
     plans, records = [], []
-    for index, images in enumerate((range(IMAGES // 2), range(IMAGES // 2, IMAGES))):
+    for index, images in enumerate((range(IMAGES // 2), range(IMAGES // 2, IMAGES), range(0))):
         near = [np.array(neighbor_ids(i)) for i in images]
         columns = [
             pa.array(images, pa.int64()),
