@@ -1,9 +1,9 @@
 """What pairing regions costs, and how many bytes of their vectors move a pair, with locality and without.
 
-``python -m benchmarks.mining --store STORE [--k 10] [--ratio 0.2] [--pairing top]`` takes the neighbours and RoI
-vectors of the store's newest run. It starts a private Ray with two sets of the real shard actors: one on the store's
-own shards, one on as many shards of the same sizes whose images are drawn at random. Part by part both match the same
-neighbours, in turn, and must find the same pairs.
+``python -m benchmarks.mining --store STORE [--k 10] [--ratio 0.2] [--pairing top] [--parts 1]`` takes the neighbours
+and RoI vectors of the store's newest run. It starts a private Ray with two sets of the real shard actors: one on the
+store's own shards, one on as many shards of the same sizes whose images are drawn at random. Part by part, or some
+parts at once, both match the same neighbours, in turn, and must find the same pairs.
 
 The last line is JSON. ``bytes_per_pair_local`` and ``bytes_per_pair_random`` are bytes of RoI vectors that went from
 one process to another over pairs found, ``ratio`` the first over the second. ``saved_local`` and ``saved_random`` are
@@ -59,6 +59,7 @@ def main() -> int:
     )
     parser.add_argument("--ratio", type=float, default=0.2)
     parser.add_argument("--pairing", choices=("top", "mutual", "one_to_one"), default="top")
+    parser.add_argument("--parts", type=int, default=1, help="parts of the store that are matched as one")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import ray
@@ -72,8 +73,10 @@ def main() -> int:
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         try:
             sides = {"local": _start(store, manifest, shards), _RANDOM: _start(shuffled, _RANDOM, shards)}
-            for number, record in enumerate(store.collection("neighbors", neighbors)):
-                edges = edges_of(store.read_table("neighbors", record.key), options.k)
+            records = store.collection("neighbors", neighbors)
+            for number, start in enumerate(range(0, len(records), options.parts)):
+                keys = [record.key for record in records[start : start + options.parts]]
+                edges = np.concatenate([edges_of(store.read_table("neighbors", key), options.k) for key in keys])
                 for name in sorted(sides, reverse=bool(number % 2)):
                     _match(sides[name], edges, options.ratio, options.pairing)
                 _require_same(*sides.values())
