@@ -97,6 +97,8 @@ def match_edges(
 ) -> Matches:
     """Pair the RoIs of images with those of their neighbours; vectors go from actor to actor, and only if they must.
 
+    Ray hands results of less than 100 KB over by way of the caller: those few are sent twice and counted once.
+
     Args:
         actors: handles of :class:`RoiShardActor`, in the order of their shards.
         edges: (E, 2) int64 ids of images and neighbours; an image's edges stand together.
