@@ -224,6 +224,14 @@ class Mining:
     pair_ratio: float = setting(
         0.1, "Pairs a neighbour, as a share of the image's RoIs; at most ratio_max.", low=0, high=100
     )
+    pairing: str = setting(
+        "top",
+        "Which RoIs pair: the most similar ones (top, published), those that are each other's best (mutual), or each "
+        "RoI at most once, the most similar pair first (one_to_one).",
+        choices=("top", "mutual", "one_to_one"),
+    )
+    min_similarity: float = setting(-2.0, "Training takes no pair of a smaller cosine; -2 takes all.", low=-2, high=2)
+    max_similarity: float = setting(2.0, "Training takes no pair of a larger cosine; 2 takes all.", low=-2, high=2)
 
 
 @dataclass(frozen=True, slots=True)

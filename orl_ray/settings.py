@@ -210,6 +210,9 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("mining.pair_ratio") > number("mining.ratio_max"):
         ratio, limit = values["mining.pair_ratio"], values["mining.ratio_max"]
         mistakes.append(f"mining.pair_ratio: {ratio} is above mining.ratio_max, {limit}")
+    if number("mining.min_similarity") > number("mining.max_similarity"):
+        floor, ceiling = values["mining.min_similarity"], values["mining.max_similarity"]
+        mistakes.append(f"mining.min_similarity: {floor} is above mining.max_similarity, {ceiling}: no pair is left")
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")

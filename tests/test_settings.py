@@ -237,6 +237,10 @@ class TestTogether:
             (["mining.k=21"], "mining.k: 21 is above mining.k_max, 20"),
             (["mining.index_effort=2"], "mining.index_effort: mining.index=flat is exact"),
             (["mining.pair_ratio=0.3"], "mining.pair_ratio: 0.3 is above mining.ratio_max, 0.2"),
+            (
+                ["mining.min_similarity=0.9", "mining.max_similarity=0.8"],
+                "mining.min_similarity: 0.9 is above mining.max_similarity, 0.8: no pair is left",
+            ),
             (["embeddings.image_crop=300"], "embeddings.image_crop: 300 is above embeddings.image_resize, 256"),
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),
             (["image_level.epochs=1"], "image_level.warmup_epochs: the warm-up is longer than image_level.epochs"),

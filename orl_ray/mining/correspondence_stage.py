@@ -1,43 +1,64 @@
-"""The stage ``correspondences``: pairs of RoIs, matched by one actor a shard where the neighbours' vectors lie."""
+"""The stage ``correspondences``: pairs of RoIs, matched by one actor a shard where the vectors lie."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray import schema
-from orl_ray.columns import box_list_column, boxes_of, list_column, vectors_of
+from orl_ray.columns import box_list_column, list_column
 from orl_ray.execution import StageRun
-from orl_ray.mining.matching import pair_count
-from orl_ray.mining.roi_shard_actor import RoiShardActor, roi_rows
+from orl_ray.mining.pair_moves import plan_calls
+from orl_ray.mining.roi_shard_actor import EdgePairs, RoiShardActor
 from orl_ray.mining.shard_actors import shard_actors
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
 from orl_ray.storage import TABLE, parquet_bytes
 
 
+class Matches(NamedTuple):
+    """What shards found for (image, neighbour) edges, in the order of the edges; entries are lists of E arrays.
+
+    Attributes:
+        query_boxes: (n, 4) int32 each, by falling similarity.
+        neighbor_boxes: (n, 4) int32 each.
+        similarities: (n,) float64 each.
+        bytes_moved: size of the RoI vectors that went from one process to another.
+    """
+
+    query_boxes: list[NDArray[np.int32]]
+    neighbor_boxes: list[NDArray[np.int32]]
+    similarities: list[NDArray[np.float64]]
+    bytes_moved: int
+
+
 def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
-    """Pair the RoIs of every image of a part with those of its neighbours, where the neighbours' vectors lie."""
+    """Pair the RoIs of every image of a part with those of its neighbours, where their vectors lie."""
     table = context.store.read_table("neighbors", part.inputs["neighbors"])
-    rois = _read_rois(context, part.inputs["roi_embeddings"])
-    vectors, boxes, rows = vectors_of(rois), boxes_of(rois, "box"), roi_rows(rois["image_id"].to_numpy())
-    wanted = [row for row in table.select(["image_id", "neighbor_ids"]).to_pylist() if row["image_id"] in rows]
-    queries = {row["image_id"]: vectors[slice(*rows[row["image_id"]])] for row in wanted}
-    matches, moved = _match_on_shards(context, wanted, queries)
-    columns: dict[str, list[Any]] = {name: [] for name in schema.CORRESPONDENCES.names}
-    for row in wanted:
-        own = boxes[slice(*rows[row["image_id"]])]
-        for rank, neighbor in enumerate(row["neighbor_ids"]):
-            if (row["image_id"], neighbor) not in matches:
-                continue  # it has no RoIs: imported proposals may leave images without any
-            pairs, neighbor_boxes = matches[row["image_id"], neighbor]
-            entry = (row["image_id"], neighbor, rank, len(own), own[pairs.query_index], neighbor_boxes)
-            for name, value in zip(columns, (*entry, pairs.similarities), strict=True):
-                columns[name].append(value)
-    files = {TABLE: parquet_bytes(_correspondence_table(columns))}
-    pairs_found = sum(map(len, columns["similarities"]))
-    return PartOutput(files, rows=len(wanted), facts={"pairs": pairs_found, "bytes_moved": moved})
+    lists = table["neighbor_ids"].combine_chunks()
+    sizes, ids = np.diff(lists.offsets.to_numpy()), table["image_id"].to_numpy()
+    edges = np.stack([np.repeat(ids, sizes), lists.values.to_numpy()], axis=1)
+    ranks = np.concatenate([np.empty(0, np.int64), *(np.arange(size) for size in sizes)])
+    actors, mining = context.shared["actors"], context.config.mining
+    counts, shards = where_rois_are(actors, np.concatenate([ids, edges.ravel()]))
+    images, (rois, homes) = (
+        counts[: len(ids)] > 0,
+        (counts[len(ids) :].reshape(-1, 2), shards[len(ids) :].reshape(-1, 2)),
+    )
+    known = (rois > 0).all(axis=1)  # imported proposals may leave images without any
+    matches = match_edges(actors, edges[known], rois[known], homes[known], mining.ratio_max, mining.pairing)
+    files = {TABLE: parquet_bytes(_correspondence_table(edges[known], ranks[known], rois[known, 0], matches))}
+    paired = np.array([len(found) > 0 for found in matches.similarities], dtype=bool)
+    facts = {
+        "pairs": sum(map(len, matches.similarities)),
+        "bytes_moved": matches.bytes_moved,
+        "neighbors": int((rois[:, 0] > 0).sum()),
+        "neighbors_with_pairs": int(paired.sum()),
+        "images_with_pairs": len(np.unique(edges[known][paired, 0])),
+    }
+    return PartOutput(files, rows=int(images.sum()), facts=facts)
 
 
 def run_correspondences(run: StageRun) -> None:
@@ -49,46 +70,78 @@ def run_correspondences(run: StageRun) -> None:
         run_parts(run, correspond_part, shared={"actors": actors})
 
 
-def _read_rois(context: WorkerContext, key: str) -> pa.Table:
-    record = context.store.record("roi_embeddings", key)
-    names = sorted(record.files) if record else []
-    return pa.concat_tables([context.store.read_table("roi_embeddings", key, name) for name in names])
+def where_rois_are(actors: Sequence[Any], image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ask the actors for images' RoIs.
 
+    Args:
+        actors: handles of :class:`RoiShardActor`, in the order of their shards.
+        image_ids: (n,) int64, in any order, any number of times.
 
-def _match_on_shards(
-    context: WorkerContext, wanted: list[dict[str, Any]], queries: dict[int, NDArray[np.float16]]
-) -> tuple[dict[tuple[int, int], Any], int]:
-    """Send each image's RoI vectors to the shards that hold its neighbours; return the pairs and the bytes sent."""
+    Returns:
+        (n,) int64 RoIs of each image, 0 where no shard has any; and (n,) int64 their shard, 0 likewise.
+    """
     import ray
 
-    neighbors = np.unique(np.array([i for row in wanted for i in row["neighbor_ids"]], dtype=np.int64))
-    actors = context.shared["actors"]
-    owned = ray.get([actor.owned.remote(neighbors) for actor in actors])
-    calls, moved = [], 0
-    for actor, mask in zip(actors, owned, strict=True):
-        here = set(neighbors[mask].tolist())
-        asked = [(row["image_id"], [i for i in row["neighbor_ids"] if i in here]) for row in wanted]
-        asked = [(image_id, ids) for image_id, ids in asked if ids]
-        vectors = [queries[image_id] for image_id, _ in asked]
-        counts = [pair_count(len(query), context.config.mining.ratio_max) for query in vectors]
-        moved += sum(query.nbytes for query in vectors)
-        calls.append((asked, actor.match.remote(vectors, [ids for _, ids in asked], counts)))
-    matches = {}
-    for asked, call in calls:
-        for (image_id, ids), found in zip(asked, ray.get(call), strict=True):
-            matches.update({(image_id, i): pairs for i, pairs in zip(ids, found, strict=True)})
-    return matches, moved
+    distinct, places = np.unique(image_ids, return_inverse=True)
+    counts = np.stack(ray.get([actor.roi_counts.remote(distinct) for actor in actors]))
+    return counts.sum(axis=0)[places], counts.argmax(axis=0)[places]
 
 
-def _correspondence_table(columns: dict[str, list[Any]]) -> pa.Table:
+def match_edges(
+    actors: Sequence[Any],
+    edges: NDArray[np.int64],
+    rois: NDArray[np.int64],
+    shards: NDArray[np.int64],
+    ratio: float,
+    pairing: str,
+) -> Matches:
+    """Pair the RoIs of images with those of their neighbours; vectors go from actor to actor, and only if they must.
+
+    Ray hands results of less than 100 KB over by way of the caller: those few are sent twice and counted once.
+
+    Args:
+        actors: handles of :class:`RoiShardActor`, in the order of their shards.
+        edges: (E, 2) int64 ids of images and neighbours; an image's edges stand together.
+        rois: (E, 2) int64 RoIs of each of them, at least 1.
+        shards: (E, 2) int64 the shard of each of them.
+        ratio: pairs a neighbour, as a share of the image's RoIs.
+        pairing: as :func:`~orl_ray.mining.matching.match` takes it.
+
+    Returns:
+        The pairs. They do not depend on the shards; the bytes moved do.
+    """
+    import ray
+
+    calls = plan_calls(edges, shards, rois)
+    blocks = [actors[call.source].send.remote(call.moved) if call.source >= 0 else None for call in calls]
+    answers = [
+        actors[call.shard].match.remote(edges[call.edges], ratio, pairing, block)
+        for call, block in zip(calls, blocks, strict=True)
+    ]
+    found: list[EdgePairs] = ray.get(answers)
+    order = np.argsort(np.concatenate([np.empty(0, np.int64), *(call.edges for call in calls)]))
+
+    def in_order(column: Callable[[EdgePairs], NDArray[Any]]) -> list[NDArray[Any]]:
+        arrays = [array for pairs in found for array in np.split(column(pairs), np.cumsum(pairs.counts)[:-1])]
+        return [arrays[at] for at in order]
+
+    query_boxes = in_order(lambda pairs: pairs.query_boxes)
+    neighbor_boxes = in_order(lambda pairs: pairs.neighbor_boxes)
+    similarities = in_order(lambda pairs: pairs.similarities)
+    return Matches(query_boxes, neighbor_boxes, similarities, sum(pairs.received_bytes for pairs in found))
+
+
+def _correspondence_table(
+    edges: NDArray[np.int64], ranks: NDArray[np.int64], rois: NDArray[np.int64], matches: Matches
+) -> pa.Table:
     arrays = [
-        pa.array(columns["image_id"], pa.int64()),
-        pa.array(columns["neighbor_id"], pa.int64()),
-        pa.array(columns["rank"], pa.int32()),
-        pa.array(columns["rois"], pa.int32()),
-        box_list_column(columns["query_boxes"]),
-        box_list_column(columns["neighbor_boxes"]),
-        list_column(columns["similarities"], pa.float64()),
+        pa.array(edges[:, 0], pa.int64()),
+        pa.array(edges[:, 1], pa.int64()),
+        pa.array(ranks, pa.int32()),
+        pa.array(rois, pa.int32()),
+        box_list_column(matches.query_boxes),
+        box_list_column(matches.neighbor_boxes),
+        list_column(matches.similarities, pa.float64()),
     ]
     return pa.table(arrays, schema=schema.CORRESPONDENCES)
 
@@ -98,6 +151,6 @@ CORRESPONDENCES = Stage(
     title="pair regions",
     version=1,
     inputs=(Input("neighbors"), Input("roi_embeddings"), Input("roi_embeddings", "collection")),
-    settings=("mining.ratio_max",),
+    settings=("mining.ratio_max", "mining.pairing"),
     work=run_correspondences,
 )

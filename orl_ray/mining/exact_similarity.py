@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orl_ray.mining.half_floats import as_single
+
 # Rounding to float16 moves a squared norm by about 2^-10 at most; a vector further off was not normalised.
 _NORM_TOLERANCE = 0.01
 
@@ -30,7 +32,7 @@ def widen(vectors: NDArray[np.float16], name: str) -> NDArray[np.float64]:
     """
     if vectors.ndim != 2 or vectors.dtype != np.float16:
         raise ValueError(f"{name} must be (n, D) float16, not {vectors.shape} {vectors.dtype}")
-    wide = vectors.astype(np.float64)
+    wide = as_single(vectors).astype(np.float64)
     squared = np.einsum("nd,nd->n", wide, wide)
     # Written so that NaN fails, too.
     wrong = np.flatnonzero(~(np.abs(squared - 1) <= _NORM_TOLERANCE))

@@ -37,7 +37,16 @@ def shard_actors(
 
     memory = shard_bytes + 2**27  # beside the vectors: an idle process with faiss takes 126 MB
     require_memory(run, memory, "raise mining.shards, or take larger machines")
-    remote = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0, num_gpus=gpus, memory=memory)(actor)
+    # Out of order: a call that waits for what another actor sends must not hold up what that one waits for in turn,
+    # which may come behind it where lost vectors are sent again.
+    remote = ray.remote(
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=0,
+        num_gpus=gpus,
+        memory=memory,
+        allow_out_of_order_execution=True,
+    )(actor)
     threads = max(1, run.cpus // shards)
     name = f"{run.run_id}-{run.plan.stage.name}-shard"
     handles = [

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from orl_ray.columns import box_lists_of
 from orl_ray.config import Config, Mining
-from orl_ray.mining.matching import pair_count
+from orl_ray.mining.pair_selection import selected_boxes
 from orl_ray.pretraining.training_set import META
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.scenes.packs import packed_part, read_pack
@@ -20,7 +20,8 @@ Neighbours = Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]]
 def export_training_set(config: Config, store: Store, manifests: dict[str, str], folder: Path) -> None:
     """Write what a training reads as a folder of memory-mapped arrays, unless it lies there already.
 
-    A smaller k or pair ratio is a prefix of what was mined: selected here, never searched again.
+    A smaller k or pair ratio is a prefix of what was mined, and bounds on similarities drop pairs of it: selected here,
+    never searched again.
 
     Args:
         config: the config.
@@ -30,6 +31,7 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
 
     Raises:
         StoreError: a part is not there, or changed since it was written.
+        ValueError: as :func:`objects_of`.
     """
     if (folder / META).is_file():
         return
@@ -72,22 +74,23 @@ def objects_of(
         store: the store.
         rois: a part of the RoIs.
         correspondences: the same part of the correspondences.
-        mining: its ``k`` and ``pair_ratio`` select.
+        mining: selects, as :func:`~orl_ray.mining.pair_selection.select_pairs` says.
         paired: from :func:`paired_images`; other images are left out.
 
     Returns:
-        Image id -> (n, 4) int32 xywh RoIs, and (neighbour id, (m, 4) boxes, (m, 4) boxes of the neighbour) by rank.
+        Image id -> (n, 4) int32 xywh RoIs, and (neighbour id, (m, 4) boxes, (m, 4) boxes of the neighbour) by rank, of
+        the neighbours that have selected pairs.
+
+    Raises:
+        ValueError: bounds are set on the similarities of pairs that were imported without any.
     """
     roi_table = store.read_table("rois", rois.key)
     neighbours: dict[int, list[tuple[int, NDArray[np.int32], NDArray[np.int32]]]] = {}
     table = store.read_table("correspondences", correspondences.key)
-    boxes = zip(box_lists_of(table, "query_boxes"), box_lists_of(table, "neighbor_boxes"), strict=True)
-    rows = table.select(["image_id", "neighbor_id", "rank", "rois"]).to_pylist()
-    for row, (query_boxes, neighbor_boxes) in zip(rows, boxes, strict=True):
-        if row["rank"] < mining.k:
-            count = pair_count(row["rois"], mining.pair_ratio)
-            entry = (row["neighbor_id"], query_boxes[:count], neighbor_boxes[:count])
-            neighbours.setdefault(row["image_id"], []).append(entry)
+    edges = zip(table["image_id"].to_pylist(), table["neighbor_id"].to_pylist(), strict=True)
+    for (image_id, neighbor_id), boxes in zip(edges, selected_boxes(table, mining), strict=True):
+        if len(boxes[0]):
+            neighbours.setdefault(image_id, []).append((neighbor_id, *boxes))
     ids = roi_table["image_id"].to_numpy()
     lists = zip(ids.tolist(), box_lists_of(roi_table, "boxes"), np.isin(ids, paired), strict=True)
     return {image_id: (own, neighbours.get(image_id, [])) for image_id, own, known in lists if known}

@@ -112,7 +112,10 @@ def _check_content(training_set: TrainingSet, weights: dict[str, float]) -> None
     if set(weights) - {GLOBAL} and not counts["rois"]:
         raise ValueError(f"{training_set.folder} has no RoIs: object-level training needs an object-level training set")
     if INTER in weights and not counts["pairs"]:
-        raise ValueError(f"{training_set.folder} has no pairs: export some, or set the inter weight to zero")
+        raise ValueError(
+            f"{training_set.folder} has no pairs: widen mining.min_similarity and mining.max_similarity, or set "
+            "object_level.inter_weight to zero"
+        )
 
 
 def _steps(

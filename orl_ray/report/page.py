@@ -13,7 +13,7 @@ from string import Template
 from urllib.parse import quote
 
 from orl_ray.evaluation.result import Result
-from orl_ray.report import evaluation_section, near_duplicate_section, training_section
+from orl_ray.report import coverage_section, evaluation_section, near_duplicate_section, training_section
 from orl_ray.report.tables import table
 
 MOST_QUARANTINED = 50
@@ -72,6 +72,7 @@ class ReportContent:
         evaluation: the result, or why there is none.
         histories: for each training stage its records (``step``, ``epoch``, ``loss``, ... numbers).
         neighbours: pictures of images with their neighbours.
+        coverage: how many images and neighbours have RoI pairs.
         pairs: pictures of paired RoIs.
         near_duplicates: how many there are, and what became of them.
         groups: pictures of groups of near-duplicates.
@@ -88,6 +89,7 @@ class ReportContent:
     evaluation: Result | str
     histories: Mapping[str, Sequence[Mapping[str, float]]]
     neighbours: Sequence[Picture]
+    coverage: str
     pairs: Sequence[Picture]
     near_duplicates: str
     groups: Sequence[Picture]
@@ -114,7 +116,9 @@ def render_page(content: ReportContent) -> str:
         "Evaluation": evaluation_section.render(content.evaluation),
         "Training": training_section.render(content.histories),
         "Neighbours": _gallery(content.neighbours, "No neighbours were drawn in this run."),
-        "Paired regions": _gallery(content.pairs, "No paired regions were drawn in this run."),
+        "Paired regions": coverage_section.render(
+            content.coverage, _gallery(content.pairs, "No paired regions were drawn in this run.")
+        ),
         "Near-duplicates": near_duplicate_section.render(content.near_duplicates, _gallery(content.groups, "")),
         "Settings": _settings(content.settings),
         "Quarantine": _quarantine(content.quarantine, content.quarantine_count),

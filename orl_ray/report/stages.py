@@ -17,10 +17,11 @@ from orl_ray.config import Config, flatten
 from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
-from orl_ray.mining.matching import pair_count
 from orl_ray.mining.neighbor_stage import recall
+from orl_ray.mining.pair_selection import select_pairs
 from orl_ray.pins import IMPORT
 from orl_ray.pipeline import Input, Stage, one_cpu
+from orl_ray.report import coverage_section
 from orl_ray.report.galleries import group_strip, neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.near_duplicate_section import drawn_groups, summarise
 from orl_ray.report.page import Picture, Quarantined, ReportContent, Setting, StageRow, render_page
@@ -60,6 +61,9 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
         evaluation=no_labels(config) or result,
         histories=histories,
         neighbours=neighbours,
+        coverage=coverage_section.summarise(
+            *coverage_section.measure(store, records["correspondences"], config.mining), images
+        ),
         pairs=pairs,
         near_duplicates=summarise(facts, images, config.mining.skip_near_duplicates),
         groups=draw_groups(config, read_groups(store, manifests["near_duplicates"]), photographs, files),
@@ -188,16 +192,19 @@ def _gallery_images(
 def _pairs_of(
     store: Store, records: Iterable[PartRecord], part: int, image_id: int, config: Config
 ) -> list[tuple[int, list[tuple[NDArray[np.int32], NDArray[np.int32], float | None]]]]:
-    """Return (neighbour, [(box, neighbour's box, similarity)]) of one image, nearest neighbour first."""
+    """Return (neighbour, [(box, neighbour's box, similarity)]) an image trains on, nearest neighbour first."""
     record = next(record for record in records if record.index == part)
     table = store.read_table("correspondences", record.key)
     table = table.filter(pc.equal(table["image_id"], image_id))
     found = []
-    columns = (table.to_pylist(), box_lists_of(table, "query_boxes"), box_lists_of(table, "neighbor_boxes"))
-    for row, query, neighbor in zip(*columns, strict=True):
-        count = pair_count(row["rois"], config.mining.pair_ratio)
-        entries = list(zip(query[:count], neighbor[:count], row["similarities"][:count], strict=True))
-        found.append((int(row["neighbor_id"]), entries))
+    boxes = (box_lists_of(table, "query_boxes"), box_lists_of(table, "neighbor_boxes"))
+    ids, scores = table["neighbor_id"].to_pylist(), table["similarities"].to_pylist()
+    for other, score, query, neighbor, places in zip(
+        ids, scores, *boxes, select_pairs(table, config.mining), strict=True
+    ):
+        if len(places):
+            entries = list(zip(query[places], neighbor[places], [score[at] for at in places], strict=True))
+            found.append((int(other), entries))
     return found
 
 
@@ -286,7 +293,7 @@ _SHOWN = (
 REPORT = Stage(
     name="report",
     title="write the report",
-    version=2,
+    version=3,
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
     # The page lists them.
     settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze")),

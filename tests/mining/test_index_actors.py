@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from orl_ray import schema
-from orl_ray.columns import boxes_of, vectors_of
+from orl_ray.columns import boxes_of, vector_column, vectors_of
 from orl_ray.mining.exact_search import ExactIndex, merge_neighbors
 from orl_ray.mining.image_index_actor import ImageIndexActor
-from orl_ray.mining.matching import match
+from orl_ray.mining.matching import match, pair_count
 from orl_ray.mining.roi_shard_actor import RoiShardActor, roi_rows
 from orl_ray.mining.shard_vectors import shard_vectors
 from orl_ray.storage import ipc_bytes
@@ -65,33 +65,58 @@ class TestImageIndex:
 
 
 class TestRoiShard:
-    def test_every_image_is_owned_by_the_shard_it_was_assigned_to(self, finished, roi_actors):
+    def test_every_image_has_its_rois_in_the_shard_it_was_assigned_to(self, finished, roi_actors, rois_by_image):
         rows = finished.rows("shards")
         ids = np.array([row["image_id"] for row in rows])
         for shard, actor in enumerate(roi_actors):
-            assert actor.owned(ids).tolist() == [row["shard"] == shard for row in rows]
+            wanted = [len(rois_by_image[row["image_id"]][0]) * (row["shard"] == shard) for row in rows]
+            assert actor.roi_counts(ids).tolist() == wanted
 
-    def test_an_unknown_image_is_owned_by_nobody(self, roi_actors):
-        assert not any(actor.owned(np.array([123456])).any() for actor in roi_actors)
-        assert roi_actors[0].owned(np.array([], np.int64)).shape == (0,)
+    def test_an_unknown_image_has_no_rois(self, roi_actors):
+        assert [actor.roi_counts(np.array([123456])).tolist() for actor in roi_actors] == [[0], [0]]
+        assert roi_actors[0].roi_counts(np.array([], np.int64)).shape == (0,)
 
-    def test_pairs_are_those_of_each_neighbour_matched_alone(self, roi_actors, rois_by_image):
-        actor = roi_actors[0]
-        held = sorted(actor.rows)
-        queries = sorted(set(rois_by_image) - set(held))[:2]
-        asked = [held[:3], held[1:2]]
-        found = actor.match([rois_by_image[i][0] for i in queries], asked, [4, 2])
-        for query, ids, count, answers in zip(queries, asked, [4, 2], found, strict=True):
-            assert len(answers) == len(ids)
-            for neighbor, (pairs, boxes) in zip(ids, answers, strict=True):
-                vectors, own_boxes = rois_by_image[neighbor]
-                wanted = match(rois_by_image[query][0], vectors, count)
-                for got, want in zip(pairs, wanted, strict=True):
-                    np.testing.assert_array_equal(got, want)
-                np.testing.assert_array_equal(boxes, own_boxes[wanted.neighbor_index])
+    def test_what_is_sent_are_the_rois_of_the_images_asked_for(self, roi_actors, rois_by_image):
+        ids = np.array(sorted(roi_actors[1].rows))[[3, 0]]
+        block = roi_actors[1].send(ids)
+        assert block.image_ids.tolist() == [i for i in ids for _ in rois_by_image[i][0]]
+        np.testing.assert_array_equal(block.vectors, np.concatenate([rois_by_image[i][0] for i in ids]))
+        np.testing.assert_array_equal(block.boxes, np.concatenate([rois_by_image[i][1] for i in ids]))
+
+    @pytest.mark.parametrize("pairing", ["top", "mutual", "one_to_one"])
+    @pytest.mark.parametrize("visitors", ["none", "images", "neighbours"])
+    def test_pairs_are_those_of_each_edge_matched_alone(self, roi_actors, rois_by_image, pairing, visitors):
+        home, other = (sorted(actor.rows) for actor in roi_actors)
+        images, neighbors = (other[:2], home[:3]) if visitors == "images" else (home[:2], home[2:5])
+        neighbors = other[:3] if visitors == "neighbours" else neighbors
+        edges = [(i, j) for i in images for j in neighbors]
+        guests = {"none": [], "images": images, "neighbours": neighbors}[visitors]
+        received = roi_actors[1].send(np.array(guests)) if guests else None
+        found = roi_actors[0].match(np.array(edges), 0.5, pairing, received)
+        assert found.received_bytes == sum(rois_by_image[i][0].nbytes for i in guests)
+        stops = np.cumsum(found.counts)
+        assert stops[-1] == len(found.similarities)
+        for (i, j), start, stop in zip(edges, stops - found.counts, stops, strict=True):
+            (query, query_boxes), (neighbor, neighbor_boxes) = rois_by_image[i], rois_by_image[j]
+            wanted = match(query, neighbor, pair_count(len(query), 0.5), pairing)
+            np.testing.assert_array_equal(found.similarities[start:stop], wanted.similarities)
+            np.testing.assert_array_equal(found.query_boxes[start:stop], query_boxes[wanted.query_index])
+            np.testing.assert_array_equal(found.neighbor_boxes[start:stop], neighbor_boxes[wanted.neighbor_index])
 
     def test_nothing_asked_gives_nothing(self, roi_actors):
-        assert roi_actors[0].match([], [], []) == []
+        found = roi_actors[0].match(np.empty((0, 2), np.int64), 0.5, "top")
+        assert [len(column) for column in found[:4]] == [0, 0, 0, 0]
+
+    def test_vectors_that_were_not_normalised_are_refused(self, finished, tmp_path):
+        small = finished.copy(tmp_path / "copy")
+        table = small.store.read_table("roi_embeddings", small.records("roi_embeddings")[0].key, "shard-00000.arrow")
+        longer = table.set_column(2, table.schema.field("vector"), vector_column(vectors_of(table) * np.float16(2)))
+        record = small.store.write_part(
+            "roi_embeddings", "longer", 0, {"shard-00000.arrow": ipc_bytes(longer)}, rows=len(table)
+        )
+        small.store.write_manifest("roi_embeddings", "all", [record])
+        with pytest.raises(ValueError, match="RoIs of shard 0 must be unit vectors"):
+            RoiShardActor(small.store, {"roi_embeddings": "all"}, 0, 1)
 
     def test_a_shard_without_rois_owns_nothing(self, finished, tmp_path):
         small = finished.copy(tmp_path / "copy")
@@ -102,4 +127,4 @@ class TestRoiShard:
         small.store.write_manifest("roi_embeddings", "all", [record])
         actor = RoiShardActor(small.store, {"roi_embeddings": "all"}, 0, 1)
         assert actor.rows == {}
-        assert actor.vectors.shape == (0, 512)
+        assert actor.own.vectors.shape == (0, 512)

@@ -1,13 +1,16 @@
-"""RoI pairs: the largest similarities, equal to a full sort, with prefixes for smaller counts."""
+"""RoI pairs: equal to a full sort under every pairing, with prefixes for smaller counts."""
 
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orl_ray.mining import matching
 from orl_ray.mining.matching import match, match_block, pair_count
+from orl_ray.settings import known_settings
 
 
 def unit(values):
@@ -29,6 +32,35 @@ def literal(query, neighbor, count):
     return [(i, j, -value) for value, i, j in sorted(entries)[:count]]
 
 
+def literal_mutual(query, neighbor, count):
+    """Keep of all entries, in order, those that come first both among their row's and among their column's."""
+    entries = literal(query, neighbor, len(query) * len(neighbor))
+    first_of_row, first_of_column = {}, {}
+    for entry in entries:
+        first_of_row.setdefault(entry[0], entry)
+        first_of_column.setdefault(entry[1], entry)
+    return [e for e in entries if first_of_row[e[0]] is e and first_of_column[e[1]] is e][:count]
+
+
+def literal_one_to_one(query, neighbor, count):
+    """Go through all entries in order and take those of which neither end was taken."""
+    taken = []
+    for entry in literal(query, neighbor, len(query) * len(neighbor)):
+        if all(entry[0] != i and entry[1] != j for i, j, _ in taken):
+            taken.append(entry)
+    return taken[:count]
+
+
+LITERAL = {"top": literal, "mutual": literal_mutual, "one_to_one": literal_one_to_one}
+PAIRINGS = tuple(LITERAL)
+
+
+def crowded(seed, rows, length=2048, spread=2**-11):
+    """Return unit vectors so close to each other that single precision cannot order their similarities."""
+    rng = np.random.default_rng(seed)
+    return unit(1 + spread * rng.integers(-1, 2, (rows, length)))
+
+
 def rows_of(pairs):
     """Return pairs as a list of (query, neighbour, similarity)."""
     return list(zip(*(column.tolist() for column in pairs), strict=True))
@@ -39,26 +71,62 @@ VECTORS = st.builds(coarse, st.integers(0, 999), st.integers(1, 8)) | st.builds(
 )
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
 @settings(deadline=None)
 @given(VECTORS, VECTORS, st.integers(1, 80))
-def test_pairs_equal_a_full_sort(query, neighbor, count):
-    pairs = match(query, neighbor, count)
-    assert rows_of(pairs) == literal(query, neighbor, count)
+def test_pairs_equal_a_full_sort(pairing, query, neighbor, count):
+    pairs = match(query, neighbor, count, pairing)
+    assert rows_of(pairs) == LITERAL[pairing](query, neighbor, count)
     assert [column.dtype for column in pairs] == [np.int32, np.int32, np.float64]
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.integers(1, 12), st.integers(1, 12), st.integers(1, 80))
+def test_pairs_that_single_precision_cannot_order_equal_a_full_sort(pairing, seed, rows, others, count):
+    query, neighbor = crowded(seed, rows), crowded(seed + 1, others)
+    assert rows_of(match(query, neighbor, count, pairing)) == LITERAL[pairing](query, neighbor, count)
+
+
+def test_single_precision_does_misorder_what_the_test_above_takes():
+    query, neighbor = crowded(0, 12), crowded(1, 12)
+    rough = (query.astype(np.float32) @ neighbor.astype(np.float32).T).ravel()
+    exact = (query.astype(np.float64) @ neighbor.astype(np.float64).T).ravel()
+    assert (np.argsort(-rough, kind="stable") != np.argsort(-exact, kind="stable")).any()
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
 @settings(deadline=None)
 @given(VECTORS, VECTORS, st.integers(1, 40), st.integers(0, 40))
-def test_a_smaller_count_is_a_prefix(query, neighbor, count, more):
-    assert rows_of(match(query, neighbor, count)) == rows_of(match(query, neighbor, count + more))[:count]
+def test_a_smaller_count_is_a_prefix(pairing, query, neighbor, count, more):
+    fewer, longer = (rows_of(match(query, neighbor, n, pairing)) for n in (count, count + more))
+    assert fewer == longer[:count]
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@settings(deadline=None)
+@given(VECTORS, VECTORS)
+def test_every_neighbour_with_rois_has_a_pair(pairing, query, neighbor):
+    assert match(query, neighbor, 1, pairing).similarities == literal(query, neighbor, 1)[0][2]
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("rows_at_once", [1, 7, 4096])
 @settings(deadline=None)
 @given(VECTORS, st.lists(VECTORS, min_size=1, max_size=5), st.integers(1, 20))
-def test_a_block_gives_what_each_neighbour_gives_alone(query, neighbors, count):
+def test_a_block_gives_what_each_neighbour_gives_alone(pairing, rows_at_once, query, neighbors, count):
     offsets = np.concatenate([[0], np.cumsum([len(vectors) for vectors in neighbors])])
-    block = match_block(query, np.concatenate(neighbors), offsets, count)
-    assert [rows_of(pairs) for pairs in block] == [rows_of(match(query, vectors, count)) for vectors in neighbors]
+    with mock.patch.object(matching, "_ROWS_AT_ONCE", rows_at_once):
+        block = match_block(query, np.concatenate(neighbors), offsets, count, pairing)
+    alone = [rows_of(match(query, vectors, count, pairing)) for vectors in neighbors]
+    assert [rows_of(pairs) for pairs in block] == alone
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_candidates_scored_one_by_one_or_all_at_once_give_the_same_bits(share):
+    query, neighbors = crowded(0, 9), crowded(1, 40)
+    with mock.patch.object(matching, "_DENSE_SHARE", share), mock.patch.object(matching, "_SCORED_AT_ONCE", 50):
+        assert rows_of(match(query, neighbors, 30)) == literal(query, neighbors, 30)
 
 
 def test_real_sizes_give_the_same_bits_alone_and_in_a_block():
@@ -85,9 +153,10 @@ def test_equal_similarities_are_ordered_by_query_then_neighbour():
 
 def test_a_neighbour_without_rois_has_no_pairs():
     vectors = unit(np.eye(2))
-    empty, full = match_block(vectors, vectors, np.array([0, 0, 2]), 3)
-    assert rows_of(empty) == []
-    assert len(full.similarities) == 3
+    for pairing, pairs in (("top", 3), ("mutual", 2), ("one_to_one", 2)):
+        empty, full = match_block(vectors, vectors, np.array([0, 0, 2]), 3, pairing)
+        assert rows_of(empty) == []
+        assert len(full.similarities) == pairs
 
 
 def test_no_neighbours_give_no_pairs():
@@ -110,9 +179,18 @@ def test_bad_requests_are_refused(offsets, count, length, message):
         match_block(unit(np.eye(length)), unit(np.eye(4)[:3]), np.array(offsets), count)
 
 
-def test_vectors_that_were_not_normalised_are_refused():
-    with pytest.raises(ValueError, match="neighbour RoIs must be unit"):
-        match(unit(np.eye(2)), np.full((1, 2), 3, np.float16), 1)
+def test_an_unknown_pairing_is_refused():
+    with pytest.raises(ValueError, match="unknown pairing 'best'; there are top, mutual, one_to_one"):
+        match(unit(np.eye(2)), unit(np.eye(2)), 1, "best")
+
+
+def test_vectors_that_are_not_float16_are_refused():
+    with pytest.raises(ValueError, match="must be float16, not float32"):
+        match(unit(np.eye(2)), np.eye(2, dtype=np.float32), 1)
+
+
+def test_the_setting_offers_every_pairing():
+    assert known_settings()["mining.pairing"].metadata["choices"] == PAIRINGS
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,30 @@ class TestCorrespondences:
             for name in ("query_boxes", "neighbor_boxes", "similarities"):
                 assert fewer[name] == more[name][:count]
 
-    def test_the_record_counts_pairs_and_bytes_moved(self, finished):
+    def test_the_record_counts_pairs_and_who_has_some(self, finished):
         for table, record in zip(finished.tables("correspondences"), finished.records("correspondences"), strict=True):
-            assert record.facts["pairs"] == sum(map(len, table["similarities"].to_pylist()))
-            assert record.facts["bytes_moved"] > 0
+            facts, images = record.facts, set(table["image_id"].to_pylist())
+            assert facts["pairs"] == sum(map(len, table["similarities"].to_pylist()))
+            assert facts["images_with_pairs"] == record.rows == len(images)
+            assert facts["neighbors"] == facts["neighbors_with_pairs"] == len(table)
+
+    def test_one_shard_moves_no_vectors_and_more_shards_move_those_of_whole_images(self, finished, tmp_path):
+        moved = {1: 0}
+        for shards in (1, 2, 3):
+            small = finished.copy(tmp_path / f"{shards}").with_settings(mining={"shards": shards})
+            small.make("correspondences")
+            for record in small.records("correspondences"):
+                small.store.delete_part("correspondences", record.key)
+            small.make("correspondences")
+            moved[shards] = sum(record.facts["bytes_moved"] for record in small.records("correspondences"))
+        assert moved[1] == 0
+        assert all(moved[shards] > 0 and moved[shards] % (2 * 512) == 0 for shards in (2, 3))
+
+    @pytest.mark.parametrize("pairing", ["mutual", "one_to_one"])
+    def test_another_pairing_is_mined_anew_and_pairs_each_roi_once(self, finished, tmp_path, pairing):
+        small = finished.copy(tmp_path / "copy").with_settings(mining={"pairing": pairing})
+        assert small.make("correspondences") == ["correspondences"]
+        for row, published in zip(small.rows("correspondences"), finished.rows("correspondences"), strict=True):
+            for name in ("query_boxes", "neighbor_boxes"):
+                assert len(set(map(tuple, row[name]))) == len(row[name]) >= 1
+            assert row["similarities"][0] == published["similarities"][0]

@@ -5,6 +5,7 @@ import pytest
 from small_store import image_files, lose_source
 
 from orl_ray.mining.matching import pair_count
+from orl_ray.pipeline import State
 from orl_ray.pretraining import export
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.training_set import META, TrainingSet
@@ -70,6 +71,28 @@ class TestObjectLevel:
                 assert len(got.query_boxes) == min(wanted, len(longer.query_boxes))
                 np.testing.assert_array_equal(got.query_boxes, longer.query_boxes[:wanted])
                 np.testing.assert_array_equal(got.neighbor_boxes, longer.neighbor_boxes[:wanted])
+
+    def test_bounds_on_similarities_drop_pairs_and_neighbours_and_images_but_no_rois(self, finished, whole, tmp_path):
+        mined_rows = finished.rows("correspondences")
+        floor, ceiling = np.quantile(np.concatenate([row["similarities"] for row in mined_rows]), [0.7, 0.9])
+        bounds = {"min_similarity": float(floor), "max_similarity": float(ceiling)}
+        small = finished.with_settings(mining={"k": 2, "pair_ratio": 0.6, **bounds})
+        assert small.plan("correspondences").state is State.DONE  # nothing is mined again
+        assert small.plan("object_level").state is not State.DONE
+        found, images = exported(small, tmp_path / "set"), set()
+        wanted = {}
+        for row in mined_rows:
+            kept = [at for at, value in enumerate(row["similarities"]) if floor <= value <= ceiling]
+            if kept and row["rank"] < 2:
+                wanted[row["image_id"], row["neighbor_id"]] = [row["query_boxes"][at] for at in kept]
+        for image_id in found.image_ids.tolist():
+            position = found.position(image_id)
+            np.testing.assert_array_equal(found.rois(position), whole.rois(whole.position(image_id)))
+            for row in found.rows(position):
+                images.add(image_id)
+                assert row.query_boxes.tolist() == wanted.pop((image_id, row.neighbor_id))
+        assert not wanted
+        assert 0 < len(images) < len(found)
 
     def test_pairs_a_neighbour_are_the_share_of_the_rois_and_at_least_one(self, finished, tmp_path):
         found = exported(finished, tmp_path / "set")

@@ -14,7 +14,9 @@ from orl_ray import config
 from orl_ray.pretraining import loop
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.place import Place
+from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.training_set import TrainingSet
+from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 
 ENCODER = config.Encoder("resnet18", hidden=12, output=8)
 SETTINGS = config.ObjectLevel(  # without the whole-image term: each pass costs 40 exchanges of statistics
@@ -75,7 +77,7 @@ def digests(tensors):
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
 
 
-def worker(rank, folder, output):
+def worker(rank, folder, sparse_folder, output):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{output}/rendezvous", rank=rank, world_size=2)
     place = Place(rank, 2)
@@ -86,24 +88,53 @@ def worker(rank, folder, output):
             run(folder, interrupted, place, stop_after=1)
         saved_steps = [checkpoint.step for checkpoint in interrupted.saved]
         resumed = run(folder, interrupted, place)  # rank 1 finds no checkpoint: rank 0's must reach it
+        lonely = Memory()
+        sparse = run(sparse_folder, lonely, place)
     report = {"final": digests(final), "resumed": digests(resumed), "saved_steps": saved_steps}
     torch.save(report, output / f"report{rank}.pt")
     if rank == 0:
         torch.save({"tensors": final, "history": whole.saved[-1].history}, output / "whole.pt")
+        torch.save({"tensors": sparse, "history": lonely.saved[-1].history}, output / "sparse.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(object_folder, tmp_path_factory):
+def sparse_folder(object_folder, tmp_path_factory):
+    """Return a training set in which one image alone has a neighbour: in every batch a whole process has none."""
+    whole, folder = TrainingSet.open(object_folder), tmp_path_factory.mktemp("sparse") / "set"
+    with TrainingSetWriter(folder, whole.max_pixels) as writer:
+        for position, image_id in enumerate(whole.image_ids.tolist()):
+            rows = [(row.neighbor_id, row.query_boxes, row.neighbor_boxes) for row in whole.rows(position)]
+            writer.add(image_id, whole.image_bytes(position), whole.rois(position), rows if position == 0 else ())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(object_folder, sparse_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("distributed")
-    mp.spawn(worker, args=(object_folder, output), nprocs=2)
+    mp.spawn(worker, args=(object_folder, sparse_folder, output), nprocs=2)
     return {path.stem: torch.load(path, weights_only=True) for path in output.glob("*.pt")}
 
 
-def test_two_processes_agree_with_one_to_rounding(two_processes, object_folder):
-    store, found = Memory(), two_processes["whole"]
+def test_in_every_batch_of_the_sparse_set_a_process_has_no_sample_with_a_neighbour(sparse_folder):
+    sparse = TrainingSet.open(sparse_folder)
+    stream = SampleStream(0, "object_level", len(sparse), SETTINGS.batch_size, 2)
+    with_rows = [
+        [
+            sum(int((sparse.row_counts(part.positions) > 0).sum()) for part in stream.share(step, rank))
+            for rank in (0, 1)
+        ]
+        for step in range(stream.total_steps(SETTINGS.epochs))
+    ]
+    assert all(0 in counts for counts in with_rows)
+    assert any(sum(counts) for counts in with_rows)
+
+
+@pytest.mark.parametrize("which", ["whole", "sparse"])
+def test_two_processes_agree_with_one_to_rounding(two_processes, object_folder, sparse_folder, which):
+    store, found = Memory(), two_processes[which]
     with double_precision():
-        wanted = run(object_folder, store, Place())
+        wanted = run({"whole": object_folder, "sparse": sparse_folder}[which], store, Place())
     assert found["tensors"].keys() == wanted.keys()
     for name, tensor in wanted.items():
         torch.testing.assert_close(

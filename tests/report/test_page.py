@@ -63,6 +63,7 @@ def content(result):
         evaluation=result,
         histories={"image_level": history, "object_level": history},
         neighbours=[Picture("neighbours 1.jpg", EVIL, EVIL)],
+        coverage=f"Half of them. {EVIL}",
         pairs=[Picture("pairs/1.jpg", "Two.", "Alt.")],
         near_duplicates=f"Some. {EVIL}",
         groups=[Picture("near 1.jpg", EVIL, EVIL)],
