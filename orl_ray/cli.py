@@ -37,7 +37,7 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
         store = Store(config.execution.store)
         from orl_ray.graph import main_job
 
-        stages, console = up_to(main_job(), options.until, frozen_needs(config)), Console()
+        stages, console = up_to(main_job(config.mining.scope), options.until, frozen_needs(config)), Console()
         if options.dry_run:
             store.check()
             print(dry_run(config, stages, store))

@@ -206,6 +206,16 @@ class Mining:
     pair_ratio: float = setting(
         0.1, "Pairs a neighbour, as a share of the image's RoIs; at most ratio_max.", low=0, high=100
     )
+    scope: str = setting(
+        "neighbors",
+        "Where a RoI's partners are sought: in the image's neighbours (published), or in the whole collection (global).",
+        choices=("neighbors", "global"),
+    )
+    global_neighbors: int = setting(10, "Nearest RoIs of each RoI; for scope=global, as the next four.", low=1)
+    global_lists: int = setting(0, "Lists of the IVF-PQ index; 0 goes by the RoIs, and scans few exactly.", low=0)
+    global_code_bytes: int = setting(64, "Bytes of a coded RoI vector; divides its length.", low=1)
+    global_probes: int = setting(16, "Lists that are looked into for each RoI.", low=1)
+    global_candidates: int = setting(100, "Candidates that are ranked exactly, for each RoI.", low=1)
 
 
 @dataclass(frozen=True, slots=True)

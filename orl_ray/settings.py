@@ -208,6 +208,9 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("mining.pair_ratio") > number("mining.ratio_max"):
         ratio, limit = values["mining.pair_ratio"], values["mining.ratio_max"]
         mistakes.append(f"mining.pair_ratio: {ratio} is above mining.ratio_max, {limit}")
+    if number("mining.global_neighbors") > number("mining.global_candidates"):
+        found, limit = values["mining.global_neighbors"], values["mining.global_candidates"]
+        mistakes.append(f"mining.global_neighbors: {found} is above mining.global_candidates, {limit}")
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")

@@ -14,13 +14,13 @@ from orl_ray.mining.roi_shard_actor import RoiShardActor, roi_rows
 from orl_ray.mining.shard_actors import shard_actors
 from orl_ray.part_runner import PartOutput, WorkerContext, run_parts
 from orl_ray.pipeline import Input, PartPlan, Stage
-from orl_ray.storage import TABLE, parquet_bytes
+from orl_ray.storage import TABLE, Store, parquet_bytes
 
 
 def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> PartOutput:
     """Pair the RoIs of every image of a part with those of its neighbours, where the neighbours' vectors lie."""
     table = context.store.read_table("neighbors", part.inputs["neighbors"])
-    rois = _read_rois(context, part.inputs["roi_embeddings"])
+    rois = read_rois(context.store, part.inputs["roi_embeddings"])
     vectors, boxes, rows = vectors_of(rois), boxes_of(rois, "box"), roi_rows(rois["image_id"].to_numpy())
     wanted = [row for row in table.select(["image_id", "neighbor_ids"]).to_pylist() if row["image_id"] in rows]
     queries = {row["image_id"]: vectors[slice(*rows[row["image_id"]])] for row in wanted}
@@ -35,7 +35,7 @@ def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> Part
             entry = (row["image_id"], neighbor, rank, len(own), own[pairs.query_index], neighbor_boxes)
             for name, value in zip(columns, (*entry, pairs.similarities), strict=True):
                 columns[name].append(value)
-    files = {TABLE: parquet_bytes(_correspondence_table(columns))}
+    files = {TABLE: parquet_bytes(correspondence_table(columns))}
     pairs_found = sum(map(len, columns["similarities"]))
     return PartOutput(files, rows=len(wanted), facts={"pairs": pairs_found, "bytes_moved": moved})
 
@@ -49,10 +49,11 @@ def run_correspondences(run: StageRun) -> None:
         run_parts(run, correspond_part, shared={"actors": actors})
 
 
-def _read_rois(context: WorkerContext, key: str) -> pa.Table:
-    record = context.store.record("roi_embeddings", key)
+def read_rois(store: Store, key: str) -> pa.Table:
+    """Read the RoI embeddings of a part, those of one shard after another."""
+    record = store.record("roi_embeddings", key)
     names = sorted(record.files) if record else []
-    return pa.concat_tables([context.store.read_table("roi_embeddings", key, name) for name in names])
+    return pa.concat_tables([store.read_table("roi_embeddings", key, name) for name in names])
 
 
 def _match_on_shards(
@@ -80,7 +81,8 @@ def _match_on_shards(
     return matches, moved
 
 
-def _correspondence_table(columns: dict[str, list[Any]]) -> pa.Table:
+def correspondence_table(columns: dict[str, list[Any]]) -> pa.Table:
+    """Make a table of columns by name, the boxes of each row as an array."""
     arrays = [
         pa.array(columns["image_id"], pa.int64()),
         pa.array(columns["neighbor_id"], pa.int64()),
