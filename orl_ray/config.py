@@ -208,7 +208,7 @@ class Mining:
     )
     scope: str = setting(
         "neighbors",
-        "Where a RoI's partners are sought: in the image's neighbours (published), or in the whole collection (global).",
+        "Where RoIs are paired with others: in the image's neighbours (published), or in the whole collection (global).",
         choices=("neighbors", "global"),
     )
     global_neighbors: int = setting(10, "Nearest RoIs of each RoI; for scope=global, as the next four.", low=1)
@@ -282,11 +282,18 @@ class Config:
     """A whole run: one value an entry, sections as nested dataclasses."""
 
     seed: int = setting(0, "Seed of every draw.", low=0)
+    rounds: int = setting(
+        1,
+        "Times that neighbours and pairs are sought and trained on, each time but the first with the network that was "
+        "trained on objects before.",
+        semantic=False,
+        low=1,
+    )
     freeze: str = setting(
         "",
-        "Results that are taken as they are, from the newest run that used them or by content hash: encoder and "
-        "centroids while images are added, imported proposals, neighbors, rois and correspondences; for example "
-        "encoder,centroids or proposals@1f0c.",
+        "Results that are taken as they are, from the newest run that used them or by content hash: encoder (also an "
+        "object-level result, by its hash) and centroids while images are added, imported proposals, neighbors, rois "
+        "and correspondences; for example encoder,centroids or proposals@1f0c.",
         semantic=False,
     )
     source: Source = field(default_factory=Source)

@@ -55,18 +55,21 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
         store: the store; no run may be at it.
         artifacts: names of all artifacts that stages make; other folders are left alone.
         keep_runs: forget all run records that are older than the newest so many finished runs, and find what only
-            they name; None forgets none. Unfinished runs and imports do not count, and stay with the older one.
+            they name; None forgets none. Unfinished runs and imports do not count, and stay with the older one. The
+            rounds that a run builds on count and stay with it.
 
     Returns:
         The garbage. Memory: the keys of all parts.
     """
     found, named, rendered = Garbage(), defaultdict[str, set[str]](set), set[str]()
-    kept = 0
-    for run in store.runs(None):
-        if keep_runs is not None and kept >= keep_runs:
+    kept, bases = 0, set[str]()
+    for run in store.runs(None):  # newest first, so what a run builds on comes after it
+        is_base = run["run_id"] in bases
+        if keep_runs is not None and kept >= keep_runs and not is_base:
             found.runs.append(run["run_id"])
             continue
-        kept += run["status"] == FINISHED  # others may not know yet what they would use
+        bases.update(run.get("round", {}).get("builds_on", ()))
+        kept += run["status"] == FINISHED and not is_base  # others may not know yet what they would use
         for artifact, key in _names(run):
             named[artifact].add(key)
         rendered |= generated_names(run["config"])

@@ -118,7 +118,7 @@ def fit_codebook(vectors: NDArray[np.float16], lists: int, pieces: int, seed: in
         limits = {"min_points_per_centroid": 1, "max_points_per_centroid": count}
         rough = faiss.Kmeans(width, lists, niter=_ITERATIONS, seed=number, **limits)
         rough.train(wide.astype(np.float32))
-        centers = rough.centroids.reshape(lists, width).astype(np.float16)
+        centers = np.asarray(rough.centroids).reshape(lists, width).astype(np.float16)
         left = wide - centers[_nearest(wide, centers, 1)[0][:, 0]]
         fine = faiss.ProductQuantizer(width, pieces, 8)
         fine.cp.seed, fine.cp.min_points_per_centroid = number, 1

@@ -7,7 +7,7 @@ what is chosen among them, do not depend on how RoIs are sharded.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,12 @@ class Found(NamedTuple):
 
     def rows(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Found":
         """Return the same of some queries."""
-        return Found(*(field[rows] for field in self))
+        return Found._make(field[rows] for field in self)
+
+    def put(self, places: Any, values: "Found") -> None:
+        """Overwrite some entries: ``places`` is what an array is indexed by."""
+        for field, new in zip(tuple[NDArray[Any], ...](self), values, strict=True):
+            field[places] = new
 
 
 class RoiIndex:
@@ -153,9 +158,8 @@ class RoiIndex:
         scores: NDArray[np.int32],
         exact: NDArray[np.float64],
     ) -> None:
-        columns = (self._image_ids[rows], self._positions[rows], self._boxes[rows], scores, exact)
-        for field, values in zip(found, columns, strict=True):
-            field[at, : len(rows)] = values
+        own = Found(self._image_ids[rows], self._positions[rows], self._boxes[rows], scores, exact)
+        found.put((at, slice(len(rows))), own)
 
 
 def positions_of(image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -167,7 +171,7 @@ def positions_of(image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def join_rows(parts: Sequence[Found], count: int) -> Found:
     """Put the results of batches of queries, each ``count`` wide, below each other."""
-    return Found(*(np.concatenate(fields) for fields in zip(_nothing(0, count), *parts, strict=True)))
+    return Found._make(np.concatenate(fields) for fields in zip(_nothing(0, count), *parts, strict=True))
 
 
 def best_candidates(shards: Sequence[Found], count: int) -> Found:
@@ -183,12 +187,12 @@ def most_similar(shards: Sequence[Found], count: int) -> Found:
 
 
 def _side_by_side(shards: Sequence[Found]) -> Found:
-    return Found(*(np.concatenate(fields, axis=1) for fields in zip(*shards, strict=True)))
+    return Found._make(np.concatenate(fields, axis=1) for fields in zip(*shards, strict=True))
 
 
 def _taken(found: Found, order: NDArray[np.int64], count: int) -> Found:
     rows = np.arange(len(order))[:, None]
-    return Found(*(field[rows, order[:, :count]] for field in found))
+    return Found._make(field[rows, order[:, :count]] for field in found)
 
 
 def _nothing(queries: int, count: int) -> Found:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from orl_ray import draws, schema
+from orl_ray import schema
 from orl_ray.columns import boxes_of, vectors_of
 from orl_ray.config import Config, Mining
 from orl_ray.environment import numeric_environment
@@ -62,8 +62,7 @@ class GlobalSearch:
         while probes < len(self.codebook.centers) and (short := found.image_ids[:, -1] < 0).any():
             probes *= 2
             more = self._probed(self.codebook, vectors[short], image_ids[short], probes)
-            for field, values in zip(found, more, strict=True):
-                field[short] = values
+            found.put(short, more)
         return found
 
     def exact(self, vectors: NDArray[np.float16], image_ids: NDArray[np.int64]) -> Found:
@@ -92,7 +91,8 @@ class GlobalSearch:
         import ray
 
         sent = ray.put(vectors)
-        return [Found(*found) for found in ray.get([getattr(a, method).remote(sent, *arguments) for a in self.actors])]
+        found: list[Found] = ray.get([getattr(actor, method).remote(sent, *arguments) for actor in self.actors])
+        return found
 
     def _batches(self, total: int, search: Callable[[slice], Found], count: int) -> Found:
         return join_rows([search(slice(start, start + _QUERIES)) for start in range(0, total, _QUERIES)], count)
@@ -106,7 +106,8 @@ def write_codebook(config: Config, store: Store, manifest: str, key: str) -> Non
     started = time.monotonic()
     records = store.collection("roi_embeddings", manifest)
     rois = sum(record.facts["rois"] for record in records)
-    lists, files = list_count(rois, config.mining.global_lists), {}
+    lists = list_count(rois, config.mining.global_lists)
+    files: dict[str, bytes] = {}
     if lists:
         chosen = []
         for record in records:

@@ -1,4 +1,4 @@
-"""RoI-to-RoI search over several shards, against brute force: random, tied and scarce RoIs, however they are sharded."""
+"""RoI-to-RoI search over several shards, against brute force: random, tied and scarce RoIs, any shards."""
 
 import types
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_store import LocalActor, stand_in_for_ray
 
 from orl_ray.mining.global_codebook import (
     CODEWORDS,
@@ -22,7 +23,6 @@ from orl_ray.mining.global_codebook import (
 from orl_ray.mining.global_pairs import pairs_by_image
 from orl_ray.mining.global_search import RoiIndex, best_candidates, most_similar, positions_of
 from orl_ray.mining.global_stage import GlobalSearch
-from small_store import LocalActor, stand_in_for_ray
 
 WIDTH = 16
 
