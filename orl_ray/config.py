@@ -208,7 +208,7 @@ class Mining:
     )
     scope: str = setting(
         "neighbors",
-        "Where RoIs are paired with others: in the image's neighbours (published), or in the whole collection (global).",
+        "What RoIs are paired with: those of the image's neighbours (published), or of the whole collection (global).",
         choices=("neighbors", "global"),
     )
     global_neighbors: int = setting(10, "Nearest RoIs of each RoI; for scope=global, as the next four.", low=1)
