@@ -1,9 +1,10 @@
 """What global mining finds and costs: IVF-PQ with an exact re-ranking against exact scans of the same RoIs.
 
-``python -m benchmarks.global_mining [--rois N] [--width D] [--queries Q]`` makes unit vectors around as many centres as
-there are images, fits the codebook, and searches the same queries in two shards both ways, in turns, in one thread. Its
-last line is a JSON object: recall of the ten nearest, CPU milliseconds a query of either, their ratio, and the CPU
-seconds of fitting and coding.
+``python -m benchmarks.global_mining [--rois N] [--width D] [--alike M] [--queries Q]`` makes unit vectors, M of them
+around each of some random directions, with noise as large as the direction: where M is above the 100 candidates, nothing
+but that noise tells the M apart, which is hard on a code. It fits the codebook, and searches the same queries in two
+shards both ways, in turns, in one thread. Its last line is a JSON object: recall of the ten nearest, CPU milliseconds a
+query of either, their ratio, and the CPU seconds of fitting and coding.
 """
 
 import argparse
@@ -27,24 +28,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rois", type=int, default=100_000, help="RoIs of the collection")
     parser.add_argument("--width", type=int, default=512, help="numbers of a vector")
+    parser.add_argument("--alike", type=int, default=500, help="RoIs around one direction")
     parser.add_argument("--queries", type=int, default=256, help="RoIs that are searched for")
     options = parser.parse_args()
     with threadpool_limits(1):
-        print(json.dumps(measure(options.rois, options.width, options.queries)))
+        print(json.dumps(measure(options.rois, options.width, options.alike, options.queries)))
 
 
-def measure(rois: int, width: int, queries: int) -> dict[str, float]:
+def measure(rois: int, width: int, alike: int, queries: int) -> dict[str, float]:
     """Search both ways and compare.
 
     Args:
         rois: RoIs of the collection.
         width: numbers of a vector.
+        alike: RoIs around one direction.
         queries: RoIs that are searched for.
 
     Returns:
         The figures by name.
     """
-    vectors, ids = collection(rois, width)
+    vectors, ids = collection(rois, width, alike)
     started = time.process_time()
     sample = np.linspace(0, rois - 1, min(rois, 65_536)).astype(np.int64)
     codebook = fit_codebook(vectors[sample], list_count(rois, 0), SETTINGS.global_code_bytes, 0)
@@ -78,6 +81,7 @@ def measure(rois: int, width: int, queries: int) -> dict[str, float]:
     return {
         "rois": rois,
         "width": width,
+        "alike": alike,
         "lists": len(codebook.centers),
         "code_bytes": SETTINGS.global_code_bytes,
         "recall": round(hits / (queries * count), 4),
@@ -89,12 +93,12 @@ def measure(rois: int, width: int, queries: int) -> dict[str, float]:
     }
 
 
-def collection(rois: int, width: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    """Return unit vectors, each near one of as many directions as there are images, and their images' ids."""
+def collection(rois: int, width: int, alike: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    """Return unit vectors, ``alike`` of them around each of some directions, and their images' ids."""
     rng = np.random.default_rng(0)
-    images = max(2, rois // ROIS_AN_IMAGE)
-    directions = rng.normal(size=(images, width)).astype(np.float32)
-    values = directions[rng.integers(0, images, rois)] + rng.normal(size=(rois, width)).astype(np.float32)
+    images, kinds = max(2, rois // ROIS_AN_IMAGE), max(1, rois // alike)
+    directions = rng.normal(size=(kinds, width)).astype(np.float32)
+    values = directions[rng.integers(0, kinds, rois)] + rng.normal(size=(rois, width)).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return values.astype(np.float16), np.sort(rng.integers(0, images, rois))
 
