@@ -1,7 +1,7 @@
 """What global mining finds and costs: IVF-PQ with an exact re-ranking against exact scans of the same RoIs.
 
 ``python -m benchmarks.global_mining [--rois N] [--width D] [--alike M] [--queries Q]`` makes unit vectors, M of them
-around each of some random directions, with noise as large as the direction: where M is above the 100 candidates, nothing
+around each of some random directions, with noise as large as a direction. Where M is above the 100 candidates, nothing
 but that noise tells the M apart, which is hard on a code. It fits the codebook, and searches the same queries in two
 shards both ways, in turns, in one thread. Its last line is a JSON object: recall of the ten nearest, CPU milliseconds a
 query of either, their ratio, and the CPU seconds of fitting and coding.
