@@ -1,18 +1,21 @@
 """The command line of the main job: check the settings, say what would run, run it, say what was done."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orl_ray.checks import PreflightError
 from orl_ray.config import Config
 from orl_ray.execution import Request, RunSummary, execute, needs_of
 from orl_ray.occupancy import StoreBusyError
 from orl_ray.options import add_settings, config_of
-from orl_ray.pins import PinError, frozen_needs, resolve_pins
-from orl_ray.pipeline import Stage, StagePlan, State, plan, up_to
+from orl_ray.pins import PinError, resolve_pins
+from orl_ray.pipeline import Stage, StagePlan, State, plan
 from orl_ray.preflight import Needs, check_endpoints
 from orl_ray.progress import Console, duration, table
+from orl_ray.rounds import Round, known_rounds, neighbor_overlap, next_round, stages_of_round
 from orl_ray.scenes.takedowns import UnfinishedTakedownError
 from orl_ray.settings import settings_help
 from orl_ray.storage import Store, StoreError
@@ -35,27 +38,45 @@ def full_pipeline(arguments: Sequence[str] | None = None) -> int:
     try:
         config = config_of(options, options.settings)
         store = Store(config.execution.store)
-        from orl_ray.graph import main_job
-
-        stages, console = up_to(main_job(), options.until, frozen_needs(config)), Console()
+        stages_of_round(config, options.until, config.rounds)  # a stage that is unknown is told at once
         if options.dry_run:
             store.check()
-            print(dry_run(config, stages, store))
+            print(dry_run_of_rounds(config, options.until, store))
             return 0
         rescan = "deep" if options.rescan_deep else "quick" if options.rescan else ""
         request = Request(rescan, options.retry_quarantined)
-        check_endpoints(config, store, lambda: _needs(config, stages, store, request))
+        check_endpoints(config, store, lambda: _needs(config, options.until, store, request))
     except (ValueError, OSError, StoreError, PreflightError) as error:
         print(error, file=sys.stderr)
         return 2
-    return _run(config, stages, store, console, request)
+    return _run_rounds(config, options.until, store, request)
 
 
-def _needs(config: Config, stages: Sequence[Stage], store: Store, request: Request) -> Needs:
+def _needs(config: Config, until: str, store: Store, request: Request) -> Needs:
     try:
-        return needs_of(config, plan(config, stages, store, resolve_pins(config, store)), request)
+        known = known_rounds(config, until, store)
+        return needs_of(config, [entry for planned in known for entry in planned.plans], request)
     except (ValueError, OSError, StoreError):  # what keeps it from being planned is told when it runs
         return Needs()
+
+
+def dry_run_of_rounds(config: Config, until: str, store: Store) -> str:
+    """Tell of every round which stages are done, which would run, and why. Starts nothing.
+
+    Args:
+        config: the config.
+        until: name of the last stage that is asked for.
+        store: the store.
+    """
+    if config.rounds == 1:
+        return dry_run(config, stages_of_round(config, until, 1), store)
+    told = []
+    for planned in known_rounds(config, until, store):
+        told += [f"round {planned.number} of {config.rounds}", dry_run(planned.config, planned.stages, store)]
+    waiting = [
+        f"round {n} of {config.rounds}: waits for round {n - 1}" for n in range(planned.number + 1, config.rounds + 1)
+    ]
+    return "\n".join([*told, *waiting])
 
 
 def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
@@ -67,8 +88,25 @@ def dry_run(config: Config, stages: Sequence[Stage], store: Store) -> str:
     return table(("stage", "state", "parts to make", "why"), rows)
 
 
-def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request) -> int:
-    summary: RunSummary | None = None
+def _run_rounds(config: Config, until: str, store: Store, request: Request) -> int:
+    """Run one round after another; each starts from the object-level result of the one before."""
+    console, runs, code = Console(), list[RunSummary](), 0
+    for number in range(1, config.rounds + 1):
+        if config.rounds > 1:
+            console.line(f"round {number} of {config.rounds}")
+            request = replace(request, round=Round(number, config.rounds, tuple(run.run_id for run in runs)))
+        code = _run(config, stages_of_round(config, until, number), store, console, request, runs)
+        following = next_round(config, runs[-1].plans) if not code and number < config.rounds else None
+        if following is None:
+            break
+        config, request = following, Request()
+    return code
+
+
+def _run(
+    config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request, runs: list[RunSummary]
+) -> int:
+    """Run one round, and add it to the runs so far; return the exit code."""
     try:
         summary = execute(config, stages, store, console, request)
     except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop
@@ -82,6 +120,8 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
         print("what was finished is kept; the same command goes on from there", file=sys.stderr)
         return 1
     print(_summary_table(summary.plans, summary.made))
+    _print_overlap(config, store, [*runs[-1:], summary])
+    runs.append(summary)
     work = "" if summary.used_ray else "; nothing was missing, Ray was not started"
     print(f"\n{duration(summary.seconds)}{work}. Run record: {store.root}/runs/{summary.run_id}.json")
     products = {"report": "index.html", "object_level": "backbone.safetensors"}
@@ -89,6 +129,17 @@ def _run(config: Config, stages: Sequence[Stage], store: Store, console: Console
         if p.stage.name in products:
             print(f"{p.stage.name}: {store.part_folder(p.stage.name, p.key)}/{products[p.stage.name]}")
     return 0
+
+
+def _print_overlap(config: Config, store: Store, rounds: Sequence[RunSummary]) -> None:
+    """Say how much the neighbours changed between two rounds."""
+    if len(rounds) > 1:
+        before, after = (
+            next((p.records for p in summary.plans if p.stage.name == "neighbors"), ()) for summary in rounds
+        )
+        overlap = neighbor_overlap(store, before, after, config.mining.k)
+        if not math.isnan(overlap):
+            print(f"\nneighbours as in the round before: {overlap:.0%} of the nearest {config.mining.k}")
 
 
 # What Ray Data appends to errors: it tells of settings that are not ours.

@@ -232,6 +232,16 @@ class Mining:
     )
     min_similarity: float = setting(-2.0, "Training takes no pair of a smaller cosine; -2 takes all.", low=-2, high=2)
     max_similarity: float = setting(2.0, "Training takes no pair of a larger cosine; 2 takes all.", low=-2, high=2)
+    scope: str = setting(
+        "neighbors",
+        "What RoIs are paired with: those of the image's neighbours (published), or of the whole collection (global).",
+        choices=("neighbors", "global"),
+    )
+    global_neighbors: int = setting(10, "Nearest RoIs of each RoI; for scope=global, as the next four.", low=1)
+    global_lists: int = setting(0, "Lists of the IVF-PQ index; 0 goes by the RoIs, and scans few exactly.", low=0)
+    global_code_bytes: int = setting(64, "Bytes of a coded RoI vector; divides its length.", low=1)
+    global_probes: int = setting(16, "Lists that are looked into for each RoI.", low=1)
+    global_candidates: int = setting(100, "Candidates that are ranked exactly, for each RoI.", low=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,11 +308,18 @@ class Config:
     """A whole run: one value an entry, sections as nested dataclasses."""
 
     seed: int = setting(0, "Seed of every draw.", low=0)
+    rounds: int = setting(
+        1,
+        "Times that neighbours and pairs are sought and trained on, each time but the first with the network that was "
+        "trained on objects before.",
+        semantic=False,
+        low=1,
+    )
     freeze: str = setting(
         "",
-        "Results that are taken as they are, from the newest run that used them or by content hash: encoder and "
-        "centroids while images are added, imported proposals, neighbors, rois and correspondences; for example "
-        "encoder,centroids or proposals@1f0c.",
+        "Results that are taken as they are, from the newest run that used them or by content hash: encoder (also an "
+        "object-level result, by its hash) and centroids while images are added, imported proposals, neighbors, rois "
+        "and correspondences; for example encoder,centroids or proposals@1f0c.",
         semantic=False,
     )
     source: Source = field(default_factory=Source)

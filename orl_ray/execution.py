@@ -10,18 +10,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orl_ray.cluster_probe import cluster_address
 from orl_ray.config import FREEZABLE, Config, flatten
 from orl_ray.node_preflight import check_nodes
 from orl_ray.occupancy import at_work
-from orl_ray.pins import Pin, grown_share, resolve_pins
+from orl_ray.pins import Pin, copy_encoder, grown_share, resolve_pins
 from orl_ray.pipeline import FINISHED, RUNNING, Stage, StagePlan, State, list_parts, next_to_run, plan, to_make
 from orl_ray.preflight import Needs
 from orl_ray.progress import Console, StageProgress, duration
 from orl_ray.ray_session import ray_session
+from orl_ray.rounds import Round
 from orl_ray.scenes.takedowns import refuse_unfinished
 from orl_ray.settings import Value
 from orl_ray.storage import Store, new_run_id
@@ -70,6 +71,7 @@ class RunSummary:
         pins: stage name -> frozen result.
         again: keys of parts that are still to be made again.
         notes: lines for people: what a rescan found, warnings.
+        round: which round the run is, where there are several.
     """
 
     run_id: str
@@ -80,6 +82,7 @@ class RunSummary:
     pins: dict[str, Pin] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    round: Round | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,12 @@ class Request:
         rescan: "" leaves the source alone; ``quick`` compares listings and adds what is new; ``deep`` also reads every
             image of the source again and compares it with what was packed.
         retry_quarantined: read the images again that were quarantined at ingest.
+        round: which round this is, where there are several.
     """
 
     rescan: str = ""
     retry_quarantined: bool = False
+    round: Round | None = None
 
 
 def needs_of(config: Config, plans: Sequence[StagePlan], request: Request) -> Needs:
@@ -129,7 +134,7 @@ def execute(
         UnfinishedTakedownError: a takedown was cut off.
         Exception: whatever a stage raised; what it had finished is kept, and the same command goes on from there.
     """
-    summary = RunSummary(new_run_id())
+    summary = RunSummary(new_run_id(), round=request.round if request else None)
     with at_work(store, summary.run_id, config.execution.lease_seconds):
         refuse_unfinished(store)
         _execute(config, stages, store, console, request or Request(), summary)
@@ -143,6 +148,7 @@ def _execute(
     started, status = time.monotonic(), "failed"
     try:
         summary.pins = resolve_pins(config, store)
+        copy_encoder(store, summary.pins)
         _replan(config, stages, store, summary)
         if request.retry_quarantined:
             _plan_retries(store, summary)
@@ -332,6 +338,7 @@ def _run_record(config: Config, summary: RunSummary, status: str) -> dict[str, A
         "seconds": round(summary.seconds, 3),
         "config": values,
         "notes": summary.notes,
+        **({"round": asdict(summary.round)} if summary.round else {}),
         "pins": {name: {"key": pin.key, "content_hash": pin.content_hash} for name, pin in summary.pins.items()},
         "stages": {
             p.stage.name: {

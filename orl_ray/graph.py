@@ -3,11 +3,17 @@
 from orl_ray.pipeline import Stage
 
 
-def main_job() -> list[Stage]:
-    """Return the stages from a source of scene images to an object-level backbone, its evaluation and the report."""
+def main_job(scope: str = "neighbors") -> list[Stage]:
+    """Return the stages from a source of scene images to an object-level backbone, its evaluation and the report.
+
+    Args:
+        scope: ``mining.scope``, which says where correspondences come from. The graph of ``global`` has a stage more,
+            and so the names of all artifacts that there are.
+    """
     from orl_ray.embeddings.stages import IMAGE_EMBEDDINGS, ROI_EMBEDDINGS
     from orl_ray.evaluation.stages import EVALUATION
     from orl_ray.mining.correspondence_stage import CORRESPONDENCES
+    from orl_ray.mining.global_stage import GLOBAL_CORRESPONDENCES, ROI_CODEBOOK
     from orl_ray.mining.neighbor_stage import NEIGHBORS
     from orl_ray.mining.shard_stages import CENTROIDS_STAGE, SHARDS
     from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
@@ -31,7 +37,7 @@ def main_job() -> list[Stage]:
         SHARDS,
         NEIGHBORS,
         ROI_EMBEDDINGS,
-        CORRESPONDENCES,
+        *([ROI_CODEBOOK, GLOBAL_CORRESPONDENCES] if scope == "global" else [CORRESPONDENCES]),
         OBJECT_LEVEL,
         EVALUATION,
         REPORT,

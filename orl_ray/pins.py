@@ -2,15 +2,16 @@
 
 A collection that grows would otherwise train its encoder again with every image that is added. With the encoder and
 the centroids pinned, the parts that were there keep their keys, and only new parts are embedded. Imported proposals,
-neighbours, RoIs and correspondences are pinned, too: no inputs of ours lead to them.
+neighbours, RoIs and correspondences are pinned, too: no inputs of ours lead to them. An object-level result can be
+pinned as the encoder: it is copied to where encoders lie, under a key of its content, before anything reads it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orl_ray.config import FREEZABLE, IMPORTABLE, Config
 from orl_ray.pipeline import collection_hash
-from orl_ray.storage import PartRecord, Store
+from orl_ray.storage import PartRecord, Store, canonical_digest
 
 # Of the facts of an imported part: what it was read from.
 IMPORT = "import"
@@ -20,6 +21,9 @@ MADE_FOR = "scenes"
 HOLDS = "holds"
 # Of the same facts: artifact -> content hash of the part that came from the same rows.
 BESIDE = "beside"
+# Of the facts of an encoder that was copied from an object-level result: key of that.
+COPIED_FROM = "copied_from"
+IMAGE_LEVEL, OBJECT_LEVEL = "image_level", "object_level"
 
 
 class PinError(ValueError):
@@ -81,6 +85,9 @@ def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
     for name, wanted in parse_freeze(config.freeze):
         stage = FREEZABLE[name]
         pin = _find(store, stage, wanted)
+        if pin is None and stage == IMAGE_LEVEL and wanted:
+            trained = _find(store, OBJECT_LEVEL, wanted)
+            pin = as_encoder(trained) if trained else None
         problem = _mismatch(config, pin) if pin else _not_found(store, name, wanted)
         if problem:
             problems.append(f"freeze: {problem}")
@@ -90,6 +97,39 @@ def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
     if problems:
         raise PinError("\n".join(problems))
     return pins
+
+
+def as_encoder(trained: Pin) -> Pin:
+    """Return the pin under which an object-level result stands as the encoder; nothing is written yet."""
+    key = canonical_digest({"encoder": OBJECT_LEVEL, "content": trained.content_hash})
+    records = (
+        replace(record, artifact=IMAGE_LEVEL, key=key, seconds=0.0, facts={**record.facts, COPIED_FROM: record.key})
+        for record in trained.records
+    )
+    return Pin(IMAGE_LEVEL, key, trained.content_hash, tuple(records))
+
+
+def copy_encoder(store: Store, pins: Mapping[str, Pin]) -> None:
+    """Copy a pinned object-level result to where encoders lie, unless it is there.
+
+    Raises:
+        StoreError: it is gone, or changed since it was written.
+    """
+    pin = pins.get(IMAGE_LEVEL)
+    if pin is None or store.manifest(IMAGE_LEVEL, pin.key) is not None:
+        return
+    for record in pin.records:
+        files = {name: store.read_file(OBJECT_LEVEL, record.facts[COPIED_FROM], name) for name in record.files}
+        store.write_part(
+            IMAGE_LEVEL,
+            record.key,
+            record.index,
+            files,
+            rows=record.rows,
+            environment=record.environment,
+            facts=record.facts,
+        )
+    store.write_manifest(IMAGE_LEVEL, pin.key, pin.records)
 
 
 def _unpaired(pins: Mapping[str, Pin]) -> list[str]:

@@ -213,6 +213,9 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("mining.min_similarity") > number("mining.max_similarity"):
         floor, ceiling = values["mining.min_similarity"], values["mining.max_similarity"]
         mistakes.append(f"mining.min_similarity: {floor} is above mining.max_similarity, {ceiling}: no pair is left")
+    if number("mining.global_neighbors") > number("mining.global_candidates"):
+        found, limit = values["mining.global_neighbors"], values["mining.global_candidates"]
+        mistakes.append(f"mining.global_neighbors: {found} is above mining.global_candidates, {limit}")
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
@@ -223,11 +226,20 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
         <= 0
     ):
         mistakes.append("object_level.global_weight: all three loss weights are 0, nothing would be learned")
-    for entry in str(values["freeze"]).split(","):
-        name = entry.partition("@")[0].strip()
+    return [*mistakes, *_check_frozen(str(values["freeze"]), int(number("rounds"))), *_check_source(values)]
+
+
+def _check_frozen(freeze: str, rounds: int) -> list[str]:
+    mistakes = []
+    for entry in freeze.split(","):
+        name, _, wanted = (part.strip() for part in entry.partition("@"))
         if name and name not in FREEZABLE:
             mistakes.append(f"freeze: {name!r} is not one of {', '.join(FREEZABLE)}{_nearest(name, FREEZABLE)}")
-    return [*mistakes, *_check_source(values)]
+        elif rounds > 1 and name in ("neighbors", "correspondences"):
+            mistakes.append(f"rounds: {name} that are frozen are the same in every round; take rounds=1")
+        elif rounds > 1 and name == "encoder" and not wanted:
+            mistakes.append("freeze: with several rounds, name the first one's encoder by its hash, encoder@...")
+    return mistakes
 
 
 def _check_training(stage: str, number: Any) -> list[str]:

@@ -22,6 +22,8 @@ from orl_ray.encoders.heads import mlp_head
 from orl_ray.evaluation.stages import evaluate_encoders
 from orl_ray.graph import main_job
 from orl_ray.mining.correspondence_stage import correspond_part
+from orl_ray.mining.global_shard_actor import RoiSearchActor
+from orl_ray.mining.global_stage import correspond_globally, prepare_codebook, write_codebook
 from orl_ray.mining.image_index_actor import ImageIndexActor
 from orl_ray.mining.neighbor_stage import index_manifests, search_part
 from orl_ray.mining.roi_shard_actor import RoiShardActor
@@ -51,6 +53,9 @@ PROCESSES = {
     "correspondences": (correspond_part, prepare_nothing),
 }
 ACTORS = {"neighbors": ImageIndexActor, "correspondences": RoiShardActor}
+# What differs where ``mining.scope`` is global.
+GLOBAL_PROCESSES = PROCESSES | {"correspondences": (correspond_globally, prepare_codebook)}
+GLOBAL_ACTORS = ACTORS | {"correspondences": RoiSearchActor}
 SMALL = (
     "generated.images=20",
     "generated.test_images=8",
@@ -127,7 +132,9 @@ class SmallStore:
 
     def plan(self, name):
         pins = resolve_pins(self.config, self.store)
-        return next(p for p in plan(self.config, main_job(), self.store, pins) if p.stage.name == name)
+        return next(
+            p for p in plan(self.config, main_job(self.config.mining.scope), self.store, pins) if p.stage.name == name
+        )
 
     def records(self, name):
         return list(self.plan(name).records)
@@ -147,7 +154,7 @@ class SmallStore:
 
     def make(self, until="report"):
         """Carry the plan out up to a stage; return the names of the stages that were made."""
-        names = [stage.name for stage in main_job()]
+        names = [stage.name for stage in main_job(self.config.mining.scope)]
         made = []
         for name in names[: names.index(until) + 1]:
             stage_plan = self.plan(name)
@@ -193,6 +200,8 @@ def make_stage(config, store, stage_plan):
         write_groups(config, store, manifests["packed_scenes"], key)
     elif name == "centroids":
         fit_shards(config, store, manifests["image_embeddings"], key)
+    elif name == "roi_codebook":
+        write_codebook(config, store, manifests["roi_embeddings"], key)
     elif name == "evaluation":
         evaluate_encoders(config, store, manifests, key)
     else:
@@ -201,11 +210,13 @@ def make_stage(config, store, stage_plan):
 
 def _make_parts(config, store, stage_plan):
     name, shared = stage_plan.stage.name, {}
-    if name in ACTORS:
+    in_all = config.mining.scope == "global"
+    processes, actors = (GLOBAL_PROCESSES, GLOBAL_ACTORS) if in_all else (PROCESSES, ACTORS)
+    if name in actors:
         shards = range(config.mining.shards)
         manifests = index_manifests(config, stage_plan.manifests)
-        shared["actors"] = [LocalActor(ACTORS[name](store, manifests, shard, 1)) for shard in shards]
-    worker = PartWorker(name, *PROCESSES[name], WorkerContext(config, store, stage_plan.manifests, shared))
+        shared["actors"] = [LocalActor(actors[name](store, manifests, shard, 1)) for shard in shards]
+    worker = PartWorker(name, *processes[name], WorkerContext(config, store, stage_plan.manifests, shared))
     for part in stage_plan.missing:
         receipt = worker({"index": part.index, "key": part.key, "inputs": json.dumps(part.inputs)})
         assert receipt["index"] == part.index

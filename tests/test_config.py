@@ -32,9 +32,9 @@ def test_a_default_has_the_type_of_its_setting_and_lies_within_the_bounds(name):
     assert low is None or high is None or low < high
 
 
-def test_execution_settings_are_the_execution_section_the_paths_of_the_source_and_what_is_frozen():
+def test_execution_settings_are_the_execution_section_the_paths_of_the_source_what_is_frozen_and_the_rounds():
     execution = {name for name, entry in KNOWN.items() if not entry.metadata["semantic"]}
-    paths = {"source.images", "source.annotations", "source.splits", "freeze"}
+    paths = {"source.images", "source.annotations", "source.splits", "freeze", "rounds"}
     assert execution == paths | {name for name in KNOWN if name.startswith("execution.")}
 
 

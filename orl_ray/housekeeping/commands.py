@@ -74,7 +74,7 @@ def delete_command(arguments: Sequence[str] | None = None) -> int:
 def _artifacts() -> list[str]:
     from orl_ray.graph import main_job  # imports the whole library
 
-    return [stage.name for stage in main_job()]
+    return [stage.name for stage in main_job("global")]
 
 
 def _on_store(place: str, task: str, work: Callable[[Store], None]) -> int:

@@ -55,18 +55,18 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
         store: the store; no run may be at it.
         artifacts: names of all artifacts that stages make; other folders are left alone.
         keep_runs: forget all run records that are older than the newest so many finished runs, and find what only
-            they name; None forgets none. Unfinished runs and imports do not count, and stay with the older one.
+            they name; None forgets none. Unfinished runs and imports do not count, and stay with the older one. The
+            rounds that a run builds on count and stay with it.
 
     Returns:
         The garbage. Memory: the keys of all parts.
     """
     found, named, rendered = Garbage(), defaultdict[str, set[str]](set), set[str]()
-    kept = 0
+    kept = None if keep_runs is None else _kept_runs(store, keep_runs)
     for run in store.runs(None):
-        if keep_runs is not None and kept >= keep_runs:
+        if kept is not None and run["run_id"] not in kept:
             found.runs.append(run["run_id"])
             continue
-        kept += run["status"] == FINISHED  # others may not know yet what they would use
         for artifact, key in _names(run):
             named[artifact].add(key)
         rendered |= generated_names(run["config"])
@@ -129,6 +129,22 @@ def delete_garbage(store: Store, garbage: Garbage) -> None:
         store.root.delete(path)
     for remains in garbage.half_written:
         store.root.delete_half_written(remains)
+
+
+def _kept_runs(store: Store, keep_runs: int) -> set[str]:
+    """Return the ids of the newest finished runs, of newer ones that did not finish, and of what they build on."""
+    runs = [(run["run_id"], run["status"], run.get("round", {}).get("builds_on", [])) for run in store.runs(None)]
+    bases = {base for _, _, builds_on in runs for base in builds_on}
+    kept: set[str] = set()
+    finished = 0
+    for run_id, status, builds_on in runs:
+        if run_id in bases:  # goes with the rounds that build on it
+            continue
+        if finished >= keep_runs:
+            break
+        kept.update([run_id, *builds_on])
+        finished += status == FINISHED  # others may not know yet what they would use
+    return kept
 
 
 def _names(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from orl_ray.storage import PartRecord, Store
 _ID_COLUMNS = ("image_id", "neighbor_id", "neighbor_ids", "group")
 _LISTING, _REPORT = "listing", "report"
 # What is made of all images at once, and holds none of them.
-TRAINED = ("image_level", "object_level", "centroids", "evaluation")
+TRAINED = ("image_level", "object_level", "centroids", "roi_codebook", "evaluation")
 _READS = 8
 
 

@@ -137,8 +137,9 @@ def _done(config: Config, store: Store, names: Sequence[str], pins: Mapping[str,
 def _stages(config: Config, names: Sequence[str]) -> list[Stage]:
     from orl_ray.graph import main_job
 
-    needed = {stage.name for name in names for stage in up_to(main_job(), name, frozen_needs(config))}
-    return [stage for stage in main_job() if stage.name in needed]
+    stages = main_job(config.mining.scope)
+    needed = {stage.name for name in names for stage in up_to(stages, name, frozen_needs(config))}
+    return [stage for stage in stages if stage.name in needed]
 
 
 def _order(config: Config, store: Store, files: Sequence[JsonFile], given: Sequence[str]) -> list[JsonFile]:

@@ -1,6 +1,6 @@
 """The stage ``correspondences``: pairs of RoIs, matched by one actor a shard where the vectors lie."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,16 @@ def correspond_part(context: WorkerContext, _state: Any, part: PartPlan) -> Part
     )
     known = (rois > 0).all(axis=1)  # imported proposals may leave images without any
     matches = match_edges(actors, edges[known], rois[known], homes[known], mining.ratio_max, mining.pairing)
-    files = {TABLE: parquet_bytes(_correspondence_table(edges[known], ranks[known], rois[known, 0], matches))}
+    columns = {
+        "image_id": edges[known, 0],
+        "neighbor_id": edges[known, 1],
+        "rank": ranks[known],
+        "rois": rois[known, 0],
+        "query_boxes": matches.query_boxes,
+        "neighbor_boxes": matches.neighbor_boxes,
+        "similarities": matches.similarities,
+    }
+    files = {TABLE: parquet_bytes(correspondence_table(columns))}
     paired = np.array([len(found) > 0 for found in matches.similarities], dtype=bool)
     facts = {
         "pairs": sum(map(len, matches.similarities)),
@@ -131,17 +140,16 @@ def match_edges(
     return Matches(query_boxes, neighbor_boxes, similarities, sum(pairs.received_bytes for pairs in found))
 
 
-def _correspondence_table(
-    edges: NDArray[np.int64], ranks: NDArray[np.int64], rois: NDArray[np.int64], matches: Matches
-) -> pa.Table:
+def correspondence_table(columns: Mapping[str, Any]) -> pa.Table:
+    """Make a table of the schema's columns by name; boxes and similarities are a row an array."""
     arrays = [
-        pa.array(edges[:, 0], pa.int64()),
-        pa.array(edges[:, 1], pa.int64()),
-        pa.array(ranks, pa.int32()),
-        pa.array(rois, pa.int32()),
-        box_list_column(matches.query_boxes),
-        box_list_column(matches.neighbor_boxes),
-        list_column(matches.similarities, pa.float64()),
+        pa.array(columns["image_id"], pa.int64()),
+        pa.array(columns["neighbor_id"], pa.int64()),
+        pa.array(columns["rank"], pa.int32()),
+        pa.array(columns["rois"], pa.int32()),
+        box_list_column(columns["query_boxes"]),
+        box_list_column(columns["neighbor_boxes"]),
+        list_column(columns["similarities"], pa.float64()),
     ]
     return pa.table(arrays, schema=schema.CORRESPONDENCES)
 

@@ -19,8 +19,8 @@ from orl_ray.evaluation.stages import RESULT, no_labels
 from orl_ray.execution import StageRun
 from orl_ray.mining.neighbor_stage import recall
 from orl_ray.mining.pair_selection import select_pairs
-from orl_ray.pins import IMPORT
-from orl_ray.pipeline import Input, Stage, one_cpu
+from orl_ray.pins import COPIED_FROM, IMPORT
+from orl_ray.pipeline import Input, Stage, collection_hash, one_cpu
 from orl_ray.report import coverage_section
 from orl_ray.report.galleries import group_strip, neighbor_strip, pair_picture, patch_pairs
 from orl_ray.report.near_duplicate_section import drawn_groups, summarise
@@ -55,7 +55,10 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
     content = ReportContent(
         title=f"{images:,} scenes: an object-level backbone",
         run_id=run_id,
-        verdict=conclude(result if isinstance(result, Result) else None, histories, images),
+        verdict=[
+            *_encoder_of_a_round(records["image_level"]),
+            *conclude(result if isinstance(result, Result) else None, histories, images),
+        ],
         stages=[_stage_row(config, name, parts) for name, parts in records.items()],
         settings=_changed_settings(config),
         evaluation=no_labels(config) or result,
@@ -256,6 +259,16 @@ def _quarantined(store: Store, records: Records) -> list[Quarantined]:
     return rows[:_QUARANTINE_SHOWN]
 
 
+def _encoder_of_a_round(parts: list[PartRecord]) -> list[str]:
+    """Say what stands as the encoder where it was trained on objects, in an earlier round."""
+    if COPIED_FROM not in parts[0].facts:
+        return []
+    content = collection_hash(parts)
+    return [
+        f"This is a later round: an earlier one's object-level network, {content}, is what this page calls image-level."
+    ]
+
+
 def _next_steps(config: Config, record: PartRecord) -> list[str]:
     file = f"object_level/{record.key}/backbone.safetensors"
     backbone = config.encoder.backbone
@@ -296,7 +309,7 @@ REPORT = Stage(
     version=3,
     inputs=tuple(Input(name, "collection") for name in _SHOWN),
     # The page lists them.
-    settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze")),
+    settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze", "rounds")),
     scope="collection",
     budget=one_cpu,
     unit="page",
