@@ -213,6 +213,9 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("mining.min_similarity") > number("mining.max_similarity"):
         floor, ceiling = values["mining.min_similarity"], values["mining.max_similarity"]
         mistakes.append(f"mining.min_similarity: {floor} is above mining.max_similarity, {ceiling}: no pair is left")
+    if values["mining.scope"] == "global" and values["mining.pairing"] != "top":
+        pairing = f"mining.pairing: {values['mining.pairing']} needs all similarities of two images"
+        mistakes.append(f"{pairing}, which mining.scope=global does not compute; take top")
     if number("mining.global_neighbors") > number("mining.global_candidates"):
         found, limit = values["mining.global_neighbors"], values["mining.global_candidates"]
         mistakes.append(f"mining.global_neighbors: {found} is above mining.global_candidates, {limit}")

@@ -241,6 +241,10 @@ class TestTogether:
                 ["mining.min_similarity=0.9", "mining.max_similarity=0.8"],
                 "mining.min_similarity: 0.9 is above mining.max_similarity, 0.8: no pair is left",
             ),
+            (
+                ["mining.scope=global", "mining.pairing=mutual"],
+                "mining.pairing: mutual needs all similarities of two images, which mining.scope=global",
+            ),
             (["embeddings.image_crop=300"], "embeddings.image_crop: 300 is above embeddings.image_resize, 256"),
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),
             (["image_level.epochs=1"], "image_level.warmup_epochs: the warm-up is longer than image_level.epochs"),
