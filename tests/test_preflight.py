@@ -292,7 +292,10 @@ class TestSilence:
             found = problems(settings, deadline=3.0)
         silence = "no answer within 3 s: is it up, and is there a route to it?"
         assert found[:2] == [f"store s3://there/store: {silence}", f"source.images s3://there/photos: {silence}"]
-        assert found[2].startswith(f"Ray cluster 127.0.0.1:{lost}: it did not answer in time")
+        # Ray's own deadline, or ours where this process was too slow to hear of it.
+        assert found[2].startswith(
+            tuple(f"Ray cluster 127.0.0.1:{lost}: {a}" for a in ("it did not answer in time", silence))
+        )
         assert len(found) == 3
 
     @pytest.mark.parametrize("silent", [listening, unroutable])
