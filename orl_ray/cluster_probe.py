@@ -5,6 +5,7 @@ host look the same. The cluster's own service (GCS) answers the same questions w
 """
 
 import json
+import math
 import os
 import platform
 import time
@@ -131,20 +132,26 @@ def resource_problems(execution: Execution, facts: ClusterFacts) -> list[str]:
     return [problem]
 
 
-def memory_problem(facts: ClusterFacts, wanted: float) -> str:
-    """Say that no node has, or can have, so much memory, or "": Ray would wait for one without a word.
+def memory_problem(facts: ClusterFacts, wanted: float, count: int = 1) -> str:
+    """Say that nodes have not, and cannot have, so much memory, or "": Ray would wait for it without a word.
 
     Args:
         facts: what there is. What an autoscaler that does not tell its limits could start is not refused.
         wanted: bytes on one node.
+        count: how often it is wanted at once.
     """
     if facts.groups is None:
         return ""
     nodes = [*facts.nodes, *(group.resources for group in facts.groups if group.more)]
     largest = max((node.get("memory", 0.0) for node in nodes), default=0.0)
-    if wanted <= largest:
+    if wanted > largest:
+        return f"{wanted / 2**30:.2f} GB of memory are needed on one node, the largest has {largest / 2**30:.2f}"
+    room = float(sum(_fitting(node, {"memory": wanted}) for node in facts.nodes))
+    for group in facts.groups:
+        room += _fitting(group.resources, {"memory": wanted}) * (group.more if group.more >= 0 else math.inf)
+    if room >= count:
         return ""
-    return f"{wanted / 2**30:.2f} GB of memory are needed on one node, the largest has {largest / 2**30:.2f}"
+    return f"{wanted / 2**30:.2f} GB of memory are needed {count} times at once, the nodes have room for {room:g}"
 
 
 def private_facts(execution: Execution) -> ClusterFacts:

@@ -337,6 +337,8 @@ class Config:
     execution: Execution = field(default_factory=Execution)
 
 
+# Backbone -> length of its vectors.
+FEATURES = {"resnet18": 512, "resnet50": 2048}
 # Stages whose results can be imported, part by part of the scenes.
 IMPORTABLE = ("proposals", "neighbors", "rois", "correspondences")
 # What ``freeze`` can name -> the stage whose result it pins.

@@ -9,7 +9,7 @@ pinned as the encoder: it is copied to where encoders lie, under a key of its co
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orl_ray.config import FREEZABLE, IMPORTABLE, Config
+from orl_ray.config import FREEZABLE, IMPORTABLE, Config, Mining
 from orl_ray.pipeline import collection_hash
 from orl_ray.storage import PartRecord, Store, canonical_digest
 
@@ -192,12 +192,19 @@ def _not_found(store: Store, name: str, wanted: str) -> str:
     return f"no run in {store.root} has made an {name} yet: run once without freezing it"
 
 
+# Settings that select pairs by similarities, which the reference's files do not hold.
+_BOUNDS = ("min_similarity", "max_similarity")
+
+
 def _mismatch(config: Config, pin: Pin) -> str:
     facts, rows = pin.records[0].facts, pin.records[0].rows
     for name, held in facts.get(HOLDS, {}).items():
         wanted = getattr(config.mining, name)
         if wanted > held:
             return f"the frozen {pin.stage} serve mining.{name}={held:g} at most, the config has {wanted:g}"
+    bounds = [name for name in _BOUNDS if getattr(config.mining, name) != getattr(Mining(), name)]
+    if pin.stage == "correspondences" and IMPORT in facts and bounds:
+        return f"the frozen correspondences were imported without similarities: leave mining.{bounds[0]} at its default"
     if pin.stage == "centroids" and rows != config.mining.shards:
         return f"the frozen centroids are of {rows} shards, mining.shards is {config.mining.shards}"
     encoder = facts.get("encoder", {})

@@ -6,14 +6,14 @@ imports Ray or torch.
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from orl_ray.config import FREEZABLE, PRESETS, Config
+from orl_ray.config import FEATURES, FREEZABLE, PRESETS, Config
 from orl_ray.folders.folder import SCHEMES
 
 Value = bool | int | float | str
@@ -198,27 +198,41 @@ def _nearest(name: str, valid: Mapping[str, object] | Sequence[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+# Cosines of rounded unit vectors may exceed 1 a little.
+_LARGEST_COSINE = 1.01
+_GLOBAL = ("neighbors", "lists", "code_bytes", "probes", "candidates")
+# Setting -> (another, its values with which the setting matters).
+_ONLY_WITH = {
+    "mining.index_effort": ("mining.index", ("ivf", "hnsw", "pq")),
+    "embeddings.align_scale": ("embeddings.roi_mode", ("align",)),
+    **{f"mining.global_{name}": ("mining.scope", ("global",)) for name in _GLOBAL},
+}
+# Setting -> frozen artifacts that make it do nothing.
+_NOT_WITH_FROZEN = {
+    "mining.scope": ("neighbors", "correspondences"),
+    "mining.index": ("neighbors",),
+    "mining.pairing": ("correspondences",),
+}
+
+
 def _check_together(values: Mapping[str, Value]) -> list[str]:
     def number(name: str) -> float:
         return float(values[name])
 
+    changed = {name for name, entry in known_settings().items() if values[name] != default(entry)}
     mistakes = []
     if number("mining.k") > number("mining.k_max"):
         mistakes.append(f"mining.k: {values['mining.k']} is above mining.k_max, {values['mining.k_max']}")
-    if number("mining.index_effort") > 1 and values["mining.index"] == "flat":
-        mistakes.append("mining.index_effort: mining.index=flat is exact, there is nothing to gain; leave it at 1")
     if number("mining.pair_ratio") > number("mining.ratio_max"):
         ratio, limit = values["mining.pair_ratio"], values["mining.ratio_max"]
         mistakes.append(f"mining.pair_ratio: {ratio} is above mining.ratio_max, {limit}")
     if number("mining.min_similarity") > number("mining.max_similarity"):
         floor, ceiling = values["mining.min_similarity"], values["mining.max_similarity"]
         mistakes.append(f"mining.min_similarity: {floor} is above mining.max_similarity, {ceiling}: no pair is left")
-    if values["mining.scope"] == "global" and values["mining.pairing"] != "top":
-        pairing = f"mining.pairing: {values['mining.pairing']} needs all similarities of two images"
-        mistakes.append(f"{pairing}, which mining.scope=global does not compute; take top")
-    if number("mining.global_neighbors") > number("mining.global_candidates"):
-        found, limit = values["mining.global_neighbors"], values["mining.global_candidates"]
-        mistakes.append(f"mining.global_neighbors: {found} is above mining.global_candidates, {limit}")
+    bounds = changed & {"mining.min_similarity", "mining.max_similarity"}
+    mistakes.extend(f"{name}: {values[name]} is no cosine" for name in bounds if abs(number(name)) > _LARGEST_COSINE)
+    mistakes.extend(_check_scope(values, changed))
+    mistakes.extend(_without_effect(values, changed))
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
@@ -230,6 +244,40 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     ):
         mistakes.append("object_level.global_weight: all three loss weights are 0, nothing would be learned")
     return [*mistakes, *_check_frozen(str(values["freeze"]), int(number("rounds"))), *_check_source(values)]
+
+
+def _check_scope(values: Mapping[str, Value], changed: Collection[str]) -> list[str]:
+    mistakes: list[str] = []
+    if values["mining.scope"] != "global":
+        return mistakes
+    if "mining.pairing" in changed:
+        pairing = f"mining.pairing: {values['mining.pairing']} needs all similarities of two images"
+        mistakes.append(f"{pairing}, which mining.scope=global does not compute; take top")
+    if float(values["mining.global_neighbors"]) > float(values["mining.global_candidates"]):
+        found, limit = values["mining.global_neighbors"], values["mining.global_candidates"]
+        mistakes.append(f"mining.global_neighbors: {found} is above mining.global_candidates, {limit}")
+    length = FEATURES[str(values["encoder.backbone"])]
+    if length % int(values["mining.global_code_bytes"]):
+        code = values["mining.global_code_bytes"]
+        mistakes.append(f"mining.global_code_bytes: {code} does not divide the {length} numbers of a RoI vector")
+    return mistakes
+
+
+def _without_effect(values: Mapping[str, Value], changed: Collection[str]) -> list[str]:
+    """Name what was set and would do nothing: whoever set it expects that it does."""
+    mistakes = [
+        f"{name}: has no effect with {other}={values[other]}; leave it at {default(known_settings()[name])}"
+        for name, (other, used_by) in _ONLY_WITH.items()
+        if name in changed and values[other] not in used_by
+    ]
+    frozen = {entry.partition("@")[0].strip() for entry in str(values["freeze"]).split(",")}
+    mistakes.extend(
+        f"{name}: has no effect on {artifact} that are frozen; leave it at {default(known_settings()[name])}"
+        for name, artifacts in _NOT_WITH_FROZEN.items()
+        for artifact in artifacts
+        if name in changed and artifact in frozen
+    )
+    return mistakes
 
 
 def _check_frozen(freeze: str, rounds: int) -> list[str]:

@@ -63,16 +63,17 @@ def outcome(run: StageRun, reference: Any) -> Any:
     return ray.get(reference)
 
 
-def require_memory(run: StageRun, wanted: float, advice: str) -> None:
+def require_memory(run: StageRun, wanted: float, advice: str, count: int = 1) -> None:
     """Check that a task or actor which claims so much memory can ever start.
 
     Args:
         run: the stage's run.
         wanted: bytes on one node.
         advice: what to do where they are not there.
+        count: tasks or actors of this kind that are there at once.
 
     Raises:
-        MemoryError: no node has so much, and none can come that has.
+        MemoryError: the nodes have not so much, and none can come that have.
     """
     import ray
 
@@ -81,6 +82,6 @@ def require_memory(run: StageRun, wanted: float, advice: str) -> None:
         facts = ask_cluster(address, _ASK_SECONDS)
     else:
         facts = ClusterFacts("", "", tuple(node["Resources"] for node in ray.nodes() if node["Alive"]))
-    problem = memory_problem(facts, wanted)
+    problem = memory_problem(facts, wanted, count)
     if problem:
         raise MemoryError(f"{run.plan.stage.title}: {problem}: {advice}")

@@ -295,11 +295,15 @@ class Store:
     ) -> pa.Table:
         """Read one table (Parquet, or Arrow IPC by the suffix ``.arrow``) of a part, or some of its columns."""
         data = pa.py_buffer(self.read_file(artifact, key, name))
-        if name.endswith(".arrow"):
-            table = pa.ipc.open_file(data).read_all()
-            return table if columns is None else table.select(list(columns))
         # pq.read_table would load Arrow's data set library and start threads: 40 MB in each worker, for a small file.
-        file = pq.ParquetFile(pa.BufferReader(data))
+        is_parquet = not name.endswith(".arrow")
+        file = pq.ParquetFile(pa.BufferReader(data)) if is_parquet else pa.ipc.open_file(data)
+        names = (file.schema_arrow if is_parquet else file.schema).names
+        if missing := [column for column in columns or () if column not in names]:
+            raise StoreError(f"{artifact} {key}: {name} has no column {missing[0]}")
+        if not is_parquet:
+            table = file.read_all()
+            return table if columns is None else table.select(list(columns))
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
     def write_manifest(self, artifact: str, key: str, records: Sequence[PartRecord]) -> None:

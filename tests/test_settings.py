@@ -235,7 +235,27 @@ class TestTogether:
         ("overrides", "told"),
         [
             (["mining.k=21"], "mining.k: 21 is above mining.k_max, 20"),
-            (["mining.index_effort=2"], "mining.index_effort: mining.index=flat is exact"),
+            (["mining.index_effort=2"], "mining.index_effort: has no effect with mining.index=flat; leave it at 1"),
+            (["embeddings.align_scale=5"], "embeddings.align_scale: has no effect with embeddings.roi_mode=crop"),
+            (["mining.global_probes=5"], "mining.global_probes: has no effect with mining.scope=neighbors"),
+            (
+                ["mining.scope=global", "freeze=neighbors@ab"],
+                "mining.scope: has no effect on neighbors that are frozen",
+            ),
+            (["mining.index=ivf", "freeze=neighbors@ab"], "mining.index: has no effect on neighbors that are frozen"),
+            (
+                ["mining.pairing=mutual", "freeze=correspondences@ab,rois@cd"],
+                "mining.pairing: has no effect on correspondences that are frozen; leave it at top",
+            ),
+            (["mining.min_similarity=1.5"], "mining.min_similarity: 1.5 is no cosine"),
+            (
+                ["mining.scope=global", "mining.global_code_bytes=100"],
+                "mining.global_code_bytes: 100 does not divide the 2048 numbers of a RoI vector",
+            ),
+            (
+                ["mining.scope=global", "mining.global_candidates=5"],
+                "mining.global_neighbors: 10 is above mining.global_candidates, 5",
+            ),
             (["mining.pair_ratio=0.3"], "mining.pair_ratio: 0.3 is above mining.ratio_max, 0.2"),
             (
                 ["mining.min_similarity=0.9", "mining.max_similarity=0.8"],

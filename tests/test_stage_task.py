@@ -23,6 +23,17 @@ def test_one_node_must_have_it_all(nodes, wanted, fits):
     assert bool(memory_problem(facts(*nodes), wanted * GB)) is not fits
 
 
+@pytest.mark.parametrize(("nodes", "fits"), [((8,), True), ((7,), False), ((5, 5), True), ((5, 3), False)])
+def test_what_is_wanted_twice_at_once_must_fit_twice(nodes, fits):
+    assert bool(memory_problem(facts(*nodes), 4 * GB, 2)) is not fits
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, False), (1, False), (2, True), (-1, True)])
+def test_what_an_autoscaler_may_add_makes_room(more, fits):
+    grows = (NodeGroup({"memory": 4 * GB}, more=more),)
+    assert bool(memory_problem(facts(4, groups=grows), 4 * GB, 3)) is not fits
+
+
 def test_what_an_autoscaler_may_add_counts():
     large = NodeGroup({"memory": 8 * GB}, more=2)
     assert not memory_problem(facts(1, groups=(large,)), 8 * GB)

@@ -128,6 +128,13 @@ class TestParts:
         with pytest.raises(StoreError, match="no file b"):
             store.read_file("rois", "k", "b")
 
+    @pytest.mark.parametrize(("name", "write"), [(TABLE, parquet_bytes), ("a.arrow", ipc_bytes)])
+    def test_a_column_that_a_table_lacks_is_refused(self, store, name, write):
+        store.write_part("shards", "k", 0, {name: write(listing([1, 2]))}, rows=2)
+        assert store.read_table("shards", "k", name, columns=["shard"]).column_names == ["shard"]
+        with pytest.raises(StoreError, match="no column box"):
+            store.read_table("shards", "k", name, columns=["shard", "box"])
+
     @pytest.mark.parametrize("name", ["a", "b"])
     def test_a_tampered_file_is_refused(self, store, name):
         store.write_part("rois", "k", 0, {"a": b"1" * 50, "b": b"2" * 50}, rows=1)

@@ -88,13 +88,14 @@ def _aligned(encoder: FrozenEncoder, image: NDArray[np.uint8], boxes: NDArray[np
     """Return (n, C) float32 means of the feature map over boxes, on the network's device."""
     resized = resize_longer(image, longer)
     scale = np.array(resized.shape[1::-1]) / np.array(image.shape[1::-1])
-    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(scale, 2)
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(scale, 2) + _STRIDE / 2
     with torch.inference_mode():
         maps = encoder.maps(colours(to_device(resized[None], encoder.device)))
         on_device = torch.from_numpy(corners.astype(np.float32)).to(encoder.device)
-        # aligned=False, as cell i is centred on pixel 32 i, not between pixels: see Backbone.maps.
+        # Cell i is centred on pixel 32 i (see Backbone.maps), half a cell before where ``aligned`` takes it to be.
+        # Without ``aligned``, boxes narrower than a cell would be widened to one side.
         found = roi_align(
-            maps.contiguous(), [on_device], 1, spatial_scale=1 / _STRIDE, sampling_ratio=_POINTS, aligned=False
+            maps.contiguous(), [on_device], 1, spatial_scale=1 / _STRIDE, sampling_ratio=_POINTS, aligned=True
         )
     vectors: Tensor = found.flatten(1)
     return vectors

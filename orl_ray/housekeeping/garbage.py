@@ -133,18 +133,24 @@ def delete_garbage(store: Store, garbage: Garbage) -> None:
 
 def _kept_runs(store: Store, keep_runs: int) -> set[str]:
     """Return the ids of the newest finished runs, of newer ones that did not finish, and of what they build on."""
-    runs = [(run["run_id"], run["status"], run.get("round", {}).get("builds_on", [])) for run in store.runs(None)]
+    runs = [(run["run_id"], _is_finished(run), run.get("round", {}).get("builds_on", [])) for run in store.runs(None)]
     bases = {base for _, _, builds_on in runs for base in builds_on}
     kept: set[str] = set()
     finished = 0
-    for run_id, status, builds_on in runs:
+    for run_id, is_finished, builds_on in runs:
         if run_id in bases:  # goes with the rounds that build on it
             continue
         if finished >= keep_runs:
             break
         kept.update([run_id, *builds_on])
-        finished += status == FINISHED  # others may not know yet what they would use
+        finished += is_finished  # others may not know yet what they would use
     return kept
+
+
+def _is_finished(run: Mapping[str, Any]) -> bool:
+    """Tell whether a run is finished, with all rounds of its command."""
+    position = run.get("round", {"number": 1, "of": 1})
+    return bool(run["status"] == FINISHED and position["number"] == position["of"])
 
 
 def _names(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from orl_ray.options import add_settings, config_of, is_setting
 from orl_ray.pins import Pin, frozen_needs, parse_freeze, resolve_pins
 from orl_ray.pipeline import IMPORTED, Stage, StagePlan, State, collection_hash, plan, up_to
 from orl_ray.progress import Console, StageProgress
+from orl_ray.rounds import known_rounds
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.sources import source_folders
 from orl_ray.storage import PartRecord, Store, StoreError, new_run_id
@@ -104,6 +105,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _exported(config: Config, store: Store, kind: str, file: JsonFile, order: Sequence[str]) -> Exported:
     names = ("rois", "correspondences") if kind == "correspondences" else (kind,)
+    config = _config_of_last_round(config, store, names[-1])
     plans = _done(config, store, ("scenes", *names), resolve_pins(config, store))
     records = {name: entry.records for name, entry in plans.items()}
     orders = [JsonFile.at(place) for place in order] or _annotations(config, store)
@@ -115,6 +117,21 @@ def _exported(config: Config, store: Store, kind: str, file: JsonFile, order: Se
         return export_neighbors(store, records["scenes"], records[kind], target, config.mining.k)
     parts = (records["scenes"], records["rois"], records[kind])
     return export_correspondences(config, store, *parts, target)
+
+
+def _config_of_last_round(config: Config, store: Store, until: str) -> Config:
+    """Return the config whose results are the last round's: its encoder is the network of the round before.
+
+    Raises:
+        ValueError: that round has not been reached.
+    """
+    last = list(known_rounds(config, until, store))[-1]
+    if last.number < config.rounds:
+        raise ValueError(
+            f"round {last.number + 1} of {config.rounds} has not begun in {store.root}: run jobs/full_pipeline.py with "
+            "the same settings first"
+        )
+    return last.config
 
 
 def _done(config: Config, store: Store, names: Sequence[str], pins: Mapping[str, Pin]) -> dict[str, StagePlan]:

@@ -38,7 +38,7 @@ from orl_ray.mining.shard_vectors import ShardVectors
 
 # A smaller shard is scanned: that takes no longer, and there is too little to train on.
 _SMALLEST = 2048
-_TRAINED_ON_A_LIST = 40  # faiss warns below 39
+TRAINED_ON_A_LIST = 40  # faiss warns below 39
 _LISTS_A_PROBE = 32
 _FEWEST_PROBES = 8
 _CODE_BITS = 8
@@ -114,10 +114,10 @@ class _Lists:
     def __init__(self, shard: ShardVectors, seed: int, effort: int, *, coded: bool) -> None:
         faiss = _faiss()
         count, length = shard.vectors.shape
-        lists = max(1, min(round(4 * count**0.5), count // _TRAINED_ON_A_LIST))
+        lists = max(1, min(round(4 * count**0.5), count // TRAINED_ON_A_LIST))
         self._probes = min(lists, max(_FEWEST_PROBES, lists // _LISTS_A_PROBE) * effort)
         drawn = np.argsort(draws.uniform(draws.stream(seed, "neighbors", "index"), shard.ids, 1)[:, 0], kind="stable")
-        sample = shard.vectors[drawn[: _TRAINED_ON_A_LIST * lists]].astype(np.float32)
+        sample = shard.vectors[drawn[: TRAINED_ON_A_LIST * lists]].astype(np.float32)
         kmeans = faiss.Kmeans(length, lists, niter=10, spherical=True, seed=1)
         kmeans.train(sample)
         # On this grid similarities are exact, so that threads and batches choose the same lists.
@@ -126,6 +126,7 @@ class _Lists:
         self._quantizer.add(self._centroids.astype(np.float32))
         self._index = self._new_index(length, lists, coded=coded)
         self._index.train(sample[:_CODES_TRAINED_ON])
+        del sample
         self._index.nprobe = self._probes
         for rows in shard.blocks():
             vectors = np.ascontiguousarray(shard.vectors[rows], np.float32)

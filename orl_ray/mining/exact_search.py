@@ -38,8 +38,7 @@ class Neighbors(NamedTuple):
 
     Attributes:
         ids: (q, k) int64; -1 where there are fewer than k.
-        similarities: (q, k) float64 cosines, exact; minus infinity where there are fewer than k (that tells the end, as
-            -1 may also be an image's id).
+        similarities: (q, k) float64 cosines, exact; minus infinity where there are fewer than k.
     """
 
     ids: NDArray[np.int64]

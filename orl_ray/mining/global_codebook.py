@@ -140,10 +140,9 @@ def nearest_lists(codebook: Codebook, vectors: NDArray[np.float16], count: int) 
     Raises:
         ValueError: vectors that are not unit float16.
     """
-    wide = widen(vectors, "RoI vectors")
     blocks = [
-        _nearest(wide[start : start + _BLOCK_ROWS], codebook.centers, count)
-        for start in range(0, max(1, len(wide)), _BLOCK_ROWS)
+        _nearest(widen(vectors[start : start + _BLOCK_ROWS], "RoI vectors"), codebook.centers, count)
+        for start in range(0, max(1, len(vectors)), _BLOCK_ROWS)
     ]
     return Probes(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 

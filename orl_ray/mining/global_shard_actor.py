@@ -59,6 +59,7 @@ class RoiSearchActor:
             for record in store.collection("roi_embeddings", manifests["roi_embeddings"])
         ]
         table = by_image(pa.concat_tables(tables))
+        del tables  # a second copy, where the table had to be put in order
         self.groups = read_groups(store, manifests.get(GROUPS))
         ids = table["image_id"].to_numpy()
         codebook = read_codebook(store, manifests[ARTIFACT])

@@ -8,9 +8,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orl_ray.columns import vectors_of
-from orl_ray.mining.approximate_search import ApproximateIndex
+from orl_ray.mining.approximate_search import TRAINED_ON_A_LIST, ApproximateIndex
 from orl_ray.mining.exact_search import ExactIndex, Neighbors
-from orl_ray.mining.shard_vectors import ShardVectors, shard_vectors
+from orl_ray.mining.shard_vectors import BLOCK_ROWS, ShardVectors, shard_vectors
 from orl_ray.node_preflight import require_store
 from orl_ray.scenes.near_duplicate_stage import read_groups
 from orl_ray.storage import Store, StoreError
@@ -106,10 +106,13 @@ def index_bytes(choice: IndexChoice, images: int, length: int) -> int:
         length: numbers of a vector.
 
     Returns:
-        Bytes, with room for ids, buffers and an uneven shard, as measured by ``python -m benchmarks.index``.
+        Bytes, with room for ids, buffers and an uneven shard; for ``flat`` as measured by ``python -m
+        benchmarks.index``, for the others reckoned, with what an index is trained on.
     """
     vector = {"flat": 4 * length, "ivf": 4 * length + 16, "hnsw": 4 * length + 300, "pq": length // 4 + 16}[choice.kind]
-    return int(1.3 * images * (vector + 40)) + 2**26
+    training = 6 * TRAINED_ON_A_LIST * min(4 * images**0.5, images / TRAINED_ON_A_LIST) + 12 * BLOCK_ROWS
+    trained = training * length if choice.kind in ("ivf", "pq") else 0
+    return int(1.3 * images * (vector + 40) + trained) + 2**26
 
 
 def _own_ids(store: Store, key: str, shard: int) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The stage ``neighbors``: the nearest images of every image, found by one index actor a shard."""
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -125,6 +126,11 @@ def check_size(config: Config, store: Store, manifests: dict[str, str]) -> None:
         )
 
 
+def _share(actors: int, gpus: int) -> float:
+    """Share GPUs out equally, in Ray's steps of 1/10,000: rounded up, the last actor would never fit."""
+    return math.floor(10_000 / -(-actors // gpus)) / 10_000
+
+
 def gpu_share(config: Config) -> float:
     """Tell which share of a GPU each index actor takes: none unless faiss-gpu is installed and GPUs are to be used.
 
@@ -137,7 +143,7 @@ def gpu_share(config: Config) -> float:
     if is_approximate(config) or not (config.execution.use_gpu and gpus and _has_faiss_gpu()):
         return 0.0
     check_gpu_candidates(config.mining.k_max)
-    return 1 / -(-config.mining.shards // gpus)
+    return _share(config.mining.shards, gpus)
 
 
 def _has_faiss_gpu() -> bool:

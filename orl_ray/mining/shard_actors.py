@@ -25,7 +25,7 @@ def shard_actors(
     """Run one actor a shard; they are ended on leaving.
 
     Args:
-        actor: ``ImageIndexActor`` or ``RoiShardActor``.
+        actor: ``ImageIndexActor``, ``RoiShardActor`` or ``RoiSearchActor``.
         run: the stage's run; its CPUs are shared out as threads, its id is in the actors' names.
         manifests: keys of the manifests that the actors read.
         shards: how many.
@@ -36,7 +36,7 @@ def shard_actors(
     import ray
 
     memory = shard_bytes + 2**27  # beside the vectors: an idle process with faiss takes 126 MB
-    require_memory(run, memory, "raise mining.shards, or take larger machines")
+    require_memory(run, memory, "raise mining.shards, or take more or larger machines", shards)
     # Out of order: a call that waits for what another actor sends must not hold up what that one waits for in turn,
     # which may come behind it where lost vectors are sent again.
     remote = ray.remote(

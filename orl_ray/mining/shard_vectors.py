@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from orl_ray.mining.exact_similarity import widen
 
 # Rows that are checked and copied at once: 16 MiB of float64 at 256 numbers a vector.
-_BLOCK_ROWS = 8192
+BLOCK_ROWS = 8192
 
 
 class ShardVectors(NamedTuple):
@@ -29,7 +29,7 @@ class ShardVectors(NamedTuple):
 
     def blocks(self) -> list[slice]:
         """Return slices that cover all rows, few enough at a time to be widened to float64."""
-        return [slice(start, start + _BLOCK_ROWS) for start in range(0, len(self.ids), _BLOCK_ROWS)]
+        return [slice(start, start + BLOCK_ROWS) for start in range(0, len(self.ids), BLOCK_ROWS)]
 
 
 def shard_vectors(
@@ -89,8 +89,8 @@ def _matrix(shape: tuple[int, int], dtype: type, *, mapped: bool) -> NDArray[Any
 
 
 def _fill(vectors: NDArray[Any], places: NDArray[np.int64], part: NDArray[np.float16]) -> None:
-    for start in range(0, len(part), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, len(part), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
         wide = widen(part[rows], "indexed vectors")
         if wide.shape[1] != vectors.shape[1]:
             raise ValueError(f"indexed vectors must be of length {vectors.shape[1]}, not {wide.shape[1]}")

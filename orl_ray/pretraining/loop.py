@@ -113,8 +113,8 @@ def _check_content(training_set: TrainingSet, weights: dict[str, float]) -> None
         raise ValueError(f"{training_set.folder} has no RoIs: object-level training needs an object-level training set")
     if INTER in weights and not counts["pairs"]:
         raise ValueError(
-            f"{training_set.folder} has no pairs: widen mining.min_similarity and mining.max_similarity, or set "
-            "object_level.inter_weight to zero"
+            f"{training_set.folder} has no pairs: none was mined, or none lies between mining.min_similarity "
+            "and mining.max_similarity; change those, or set object_level.inter_weight to zero"
         )
 
 

@@ -61,11 +61,11 @@ def propose(image: NDArray[np.uint8], mode: Mode, max_side: int = 0) -> Regions:
     if mode not in PLANS:
         raise ValueError(f"unknown selective search mode {mode!r}: use {', '.join(map(repr, PLANS))}")
     plan = PLANS[mode]
+    cv2.setNumThreads(1)
     searched = shrink_longer(image, max_side) if 0 < max_side < max(image.shape[:2]) else image
     if plan.shrink > 1:
         height, width = (max(1, side // plan.shrink) for side in searched.shape[:2])
         searched = cv2.resize(np.ascontiguousarray(searched), (width, height), interpolation=cv2.INTER_AREA)
-    cv2.setNumThreads(1)
     hierarchies = [tree for space in colour_spaces(searched, mode) for tree in _hierarchies(space, plan)]
     extents = np.concatenate([boxes for boxes, _ in hierarchies])
     levels = np.minimum(np.concatenate([levels for _, levels in hierarchies]), _HIGHEST_LEVEL).astype(np.int16)

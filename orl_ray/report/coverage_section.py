@@ -43,6 +43,8 @@ def summarise(mined: Coverage, taken: Coverage, images: int) -> str:
     """
     if not mined.pairs:
         return "No regions were paired."
+    if not taken.asked:
+        return f"None of the {mined.pairs:,} stored pairs is with one of the mining.k nearest images."
     share = (
         f"{taken.neighbors:,} of {taken.asked:,} (image, neighbour) have pairs ({taken.neighbors / taken.asked:.1%})"
     )

@@ -79,11 +79,6 @@ def make_report(config: Config, store: Store, manifests: dict[str, str], key: st
     store.write_manifest("report", key, [record])
 
 
-def report_page(store: Store, key: str) -> str:
-    """Return the path or URI of a report's page."""
-    return f"{store.part_folder('report', key)}/{PAGE}"
-
-
 def draw_galleries(
     config: Config, store: Store, records: Records, photographs: "_Photographs", files: Files
 ) -> tuple[list[Picture], list[Picture]]:
@@ -232,7 +227,8 @@ def _stage_row(config: Config, name: str, parts: list[PartRecord]) -> StageRow:
     if parts and IMPORT in parts[0].facts:
         note = f"{note}, imported".lstrip(", ")
     if (found := recall(parts)) is not None:
-        note = f"{note}, recall of neighbours {found:.4f}".lstrip(", ")
+        found_of = "regions" if name == "correspondences" else "neighbours"
+        note = f"{note}, recall of {found_of} {found:.4f}".lstrip(", ")
     if quarantined:
         note = f"{note}, {quarantined} quarantined".lstrip(", ")
     if name == "evaluation" and not parts:

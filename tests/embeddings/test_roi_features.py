@@ -122,6 +122,18 @@ class TestAligned:
             mean = sampled.mean(dim=(2, 3))[0].numpy()
             np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=2e-3)
 
+    def test_a_box_narrower_than_a_cell_is_read_at_its_centre(self):
+        network, ((image, _),) = encoder(), scenes([1])
+        network.features, network.maps = (
+            2,
+            lambda images: torch.stack([torch.arange(8.0).expand(8, 8), torch.ones(8, 8)])[None],
+        )
+        longer = 256
+        narrow = np.array([[40, 8, 4, 20], [34, 8, 16, 20]], np.int32)
+        found = embed_aligned(network, [(image, narrow)], longer).vectors.astype(np.float64)
+        centres = (narrow[:, 0] + narrow[:, 2] / 2) * longer / max(image.shape[:2]) / 32
+        np.testing.assert_allclose(found[:, 0] / found[:, 1], centres, atol=0.01)
+
     def test_every_image_is_forwarded_once_and_alone(self):
         network, seen = encoder(), []
         network.backbone.register_forward_hook(lambda *_: pytest.fail("the whole network ran"))

@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
+from orl_ray.config import FEATURES
 from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.encoders.heads import mlp_head
 
@@ -14,7 +15,7 @@ def test_state_dict_has_torchvisions_keys_without_the_classifier(name, features)
     backbone = build_backbone(name)
     reference = getattr(torchvision.models, name)(weights=None)
     assert list(backbone.state_dict()) == [key for key in reference.state_dict() if not key.startswith("fc.")]
-    assert backbone.features == features
+    assert backbone.features == features == FEATURES[name]
 
 
 def test_features_equal_torchvisions_network_with_an_identity_classifier():

@@ -184,6 +184,13 @@ def test_a_run_that_did_not_get_far_leaves_the_trainings_of_the_one_before(small
     assert find_garbage(small.store, ARTIFACTS, keep_runs=1).count == 0
 
 
+def test_a_command_that_ended_between_its_rounds_leaves_the_run_before(small):
+    known = next(small.store.runs())
+    half = {**known, "run_id": "20260102-b", "stages": {}, "round": {"number": 1, "of": 2, "builds_on": []}}
+    small.store.write_run("20260102-b", half)
+    assert find_garbage(small.store, ARTIFACTS, keep_runs=1).count == 0
+
+
 def test_what_builds_on_things_goes_before_them(small):
     """Keys are made of content: a later run would find scenes whose packs are gone."""
     other = small.with_settings(source={"max_pixels": 10**7})

@@ -1,5 +1,6 @@
 """RoI-to-RoI search over several shards, against brute force: random, tied and scarce RoIs, any shards."""
 
+import tracemalloc
 import types
 
 import numpy as np
@@ -227,6 +228,16 @@ class TestCodebook:
         parts = [nearest_lists(codebook, vectors[start : start + 7], 3) for start in range(0, len(vectors), 7)]
         np.testing.assert_array_equal(whole.lists, np.concatenate([part.lists for part in parts]))
         np.testing.assert_array_equal(whole.scores, np.concatenate([part.scores for part in parts]))
+
+    def test_memory_is_that_of_a_block_of_vectors(self):
+        vectors = np.zeros((50_000, 256), np.float16)
+        vectors[:, 0] = 1
+        wide = Codebook(vectors[:4], np.zeros((4, 256, 64), np.float16))
+        tracemalloc.start()
+        nearest_lists(wide, vectors, 1)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < vectors.size * 8 / 2  # all of them as float64 would be twice this
 
     def test_too_few_rois_for_the_codewords_are_refused(self):
         with pytest.raises(ValueError, match="cannot be fitted on 40 RoIs"):

@@ -45,5 +45,10 @@ def test_nothing_mined_is_said():
     assert summarise(nothing, nothing, 10) == "No regions were paired."
 
 
+def test_pairs_with_none_of_the_nearest_images_are_said():
+    said = summarise(Coverage(10, 60, 60, 1200), Coverage(0, 0, 0, 0), 10)
+    assert said == "None of the 1,200 stored pairs is with one of the mining.k nearest images."
+
+
 def test_the_body_escapes_the_sentence_and_keeps_the_gallery():
     assert render("<b>", "<img>") == "<p>&lt;b&gt;</p><img>"
