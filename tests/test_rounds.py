@@ -1,5 +1,6 @@
 """Rounds: the next one's encoder is the object-level result of the one before, by content; nothing is made twice."""
 
+import json
 import math
 from dataclasses import asdict, replace
 
@@ -13,6 +14,7 @@ from orl_ray.cli import dry_run_of_rounds, full_pipeline
 from orl_ray.config import flatten
 from orl_ray.graph import main_job
 from orl_ray.housekeeping.garbage import delete_garbage, find_garbage
+from orl_ray.interchange.commands import export_command
 from orl_ray.pins import COPIED_FROM, PinError, copy_encoder, resolve_pins
 from orl_ray.pipeline import State
 from orl_ray.report.stages import PAGE
@@ -191,6 +193,25 @@ class TestCommand:
         found = find_garbage(both.store, artifacts, keep_runs=1)
         assert len(found.runs) == 2  # the older run of both rounds
         assert not found.keys
+
+
+class TestExport:
+    def test_writes_what_the_last_round_found(self, both, second, tmp_path):
+        files = [tmp_path / "rounds.json", tmp_path / "second.json", tmp_path / "first.json"]
+        for file, small in zip(files, (both, second, of_rounds(both, rounds=1)), strict=True):
+            assert export_command(command(small, "neighbors", str(file))) == 0
+        found = [json.loads(file.read_bytes())["pseudo_annotations"] for file in files]
+        assert found[0] == found[1] != found[2]
+
+    def test_of_a_round_that_is_not_made_is_refused(self, first, tmp_path, capsys):
+        copy = first.copy(tmp_path / "copy")
+        assert export_command(command(copy, "neighbors", str(tmp_path / "out.json"))) == 2
+        assert "neighbors are not made yet" in capsys.readouterr().err
+        trained = copy.plan("object_level")
+        copy.store.delete_manifest("object_level", trained.key)
+        copy.store.delete_part("object_level", trained.records[0].key)
+        assert export_command(command(copy, "neighbors", str(tmp_path / "out.json"))) == 2
+        assert "round 2 of 2 has not begun" in capsys.readouterr().err
 
 
 class TestSettings:
