@@ -243,7 +243,7 @@ def test_a_film_is_searched_in_bounded_blocks(monkeypatch):
         return top(ids, found, k)
 
     monkeypatch.setattr(exact_search, "_top", watched)
-    monkeypatch.setattr(gathering, "_BLOCK_ROWS", 500)
+    monkeypatch.setattr(gathering, "BLOCK_ROWS", 500)
     monkeypatch.setattr(exact_search, "_SCAN_QUERIES", 16)
     found = index_of(ids, vectors, groups).search(vectors[:300], groups[:300], 10)
     assert max(widths) <= max(16 * 500, 300 * 43)
@@ -255,7 +255,7 @@ def test_blocks_of_queries_and_of_the_scan_change_nothing(monkeypatch):
     whole = index_of(ids, vectors).search(vectors, ids, 10)
     monkeypatch.setattr(exact_search, "_WORKING_NUMBERS", 5 * 43 * 32)
     monkeypatch.setattr(exact_search, "_QUERIES", 13)
-    monkeypatch.setattr(gathering, "_BLOCK_ROWS", 37)
+    monkeypatch.setattr(gathering, "BLOCK_ROWS", 37)
     monkeypatch.setattr(exact_search, "_SCAN_QUERIES", 2)
     assert_same(index_of(ids, vectors).search(vectors, ids, 10), whole)
 
