@@ -118,7 +118,7 @@ class ExactIndex:
         """Return (q, count) float32 similarities, as float64, and positions of the best."""
         import faiss  # here, so that a process that only merges never loads faiss's OpenMP
 
-        # By itself faiss 1.15 takes matrix products from 128,000 numbers on, and is 8 times as slow below.
+        # By itself faiss 1.15 takes matrix products from 128,000 numbers on, and is many times slower below.
         faiss.cvar.distance_compute_blas_threshold = _MULTIPLIED_QUERIES * queries.shape[1]
         if self._gpu_index is not None:
             rough, positions = self._gpu_index.search(queries, count)
