@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orl_ray import config
 from orl_ray.pretraining.augmentation import Parameters, augment
@@ -14,9 +14,9 @@ from orl_ray.pretraining.checkpoints import CheckpointStore
 from orl_ray.pretraining.objectives import (
     GLOBAL,
     INTER,
+    Views,
     feature_moments,
     feature_std,
-    symmetrised_losses,
     term_weights,
 )
 from orl_ray.pretraining.place import Place
@@ -132,7 +132,10 @@ def _steps(
     clock = _Clock(stream.batch_size)
     while (batch := clock.next(batches)) is not None:
         rate, momentum = schedule.learning_rate(state.step), schedule.ema_momentum(state.step)
-        losses, projections = _losses(online, state.network.target, batch, place.device)
+        views = _augmented(batch, place.device)
+        sample_weights = {term: factors.to(place.device) for term, factors in batch.sample_weights.items()}
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+            losses, projections = state.network.losses(online, views, sample_weights)
         loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
         _optimise(state, loss, rate, momentum)
         entry: dict[str, float] = {}
@@ -146,25 +149,17 @@ def _steps(
         yield entry
 
 
-def _losses(
-    online: nn.Module, target: nn.Module, batch: ViewBatch, device: torch.device
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the loss of each term, and the target's projections of one view."""
+def _augmented(batch: ViewBatch, device: torch.device) -> Views:
+    """Move the views of a batch to the device and augment them there."""
 
     def view(images: Tensor, parameters: Parameters) -> Tensor:
         augmented = augment(images.to(device, non_blocking=True), parameters)
         return augmented.contiguous(memory_format=torch.channels_last)
 
-    views = {
+    return {
         term: (view(images[0], batch.parameters[term][0]), view(images[1], batch.parameters[term][1]))
         for term, images in batch.images.items()
     }
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        projections = target(views)
-        predictions = online(views)
-    sample_weights = {term: factors.to(device) for term, factors in batch.sample_weights.items()}
-    first = next(iter(projections.values()))[0]
-    return symmetrised_losses(predictions, projections, sample_weights), first
 
 
 def _measurements(losses: dict[str, Tensor], projections: Tensor, place: Place) -> dict[str, float]:
@@ -181,7 +176,7 @@ def _optimise(state: TrainingState, loss: Tensor, rate: float, momentum: float) 
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
-    state.network.update_target(momentum)
+    state.network.after_step(momentum)
     state.step += 1
 
 

@@ -92,7 +92,25 @@ class OnlineTarget(nn.Module):
             initialise(predictor, seed, stage, "predictor", term)
         self.target = Target(self.online)
 
-    def update_target(self, momentum: float) -> None:
+    def losses(
+        self, online: nn.Module, views: Views, sample_weights: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss of each term, and features to watch for a collapse.
+
+        Args:
+            online: :attr:`online`, as it is or wrapped for several processes.
+            views: (n, 3, side, side) float each, two a term.
+            sample_weights: (n,) float factors on the samples of a term; terms that are not listed weigh all the same.
+
+        Returns:
+            A scalar a term, and the target's (n, output) projections of the first term's first view.
+        """
+        projections = self.target(views)
+        predictions = online(views)
+        first: Tensor = next(iter(projections.values()))[0]
+        return symmetrised_losses(predictions, projections, sample_weights), first
+
+    def after_step(self, momentum: float) -> None:
         """Move the target towards the online network; call once an iteration, after the optimiser's step."""
         update_target(self.target.backbone, self.online.backbone, momentum)
         update_target(self.target.projector, self.online.projector, momentum)

@@ -116,7 +116,7 @@ def test_update_moves_backbone_and_projector_only():
     with torch.no_grad():
         for parameter in network.online.parameters():
             parameter.add_(1)
-    network.update_target(0.75)
+    network.after_step(0.75)
     torch.testing.assert_close(network.target.projector[0].weight, before + 0.25)
 
 
