@@ -41,6 +41,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255, 255)
+# Selective search turns an image by 45 degrees, on a square of (width + height)^2 / 2 pixels, at some 10 bytes each. At
+# this multiple of the pixel limit, that takes as much memory as all the rest of it does for the largest ordinary image.
+_MOST_SPREAD = 20
 _T = TypeVar("_T")
 
 
@@ -61,7 +64,8 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
-        max_pixels: images with more pixels are refused from their header, undecoded.
+        max_pixels: images with more pixels are refused from their header, undecoded; so are those whose width and
+            height together, squared, exceed 20 times as much.
 
     Returns:
         (H, W, 3) uint8, the caller's own memory.
@@ -198,6 +202,8 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise BadImageError(f"{pixels / 1e6:.4g} megapixels, limit {max_pixels / 1e6:.4g}")
+    if (image.width + image.height) ** 2 > _MOST_SPREAD * max_pixels:
+        raise BadImageError(f"too long for its breadth, {image.width} x {image.height} pixels")
     return image
 
 

@@ -194,6 +194,15 @@ def test_pixel_limit_is_read_from_the_header() -> None:
         decode(bomb, 100_000_000)
 
 
+def test_an_image_too_long_to_be_turned_by_45_degrees_is_refused_from_its_header() -> None:
+    with pytest.raises(BadImageError, match=r"^too long for its breadth, 8 x 46000 pixels$"):
+        decode(png_with_header(8, 46_000), 100_000_000)
+    long = encode(Image.new("RGB", (98, 2)), "PNG")
+    assert decode(long, 500).shape == (2, 98, 3)
+    with pytest.raises(BadImageError, match="too long"):
+        decode(long, 499)
+
+
 def test_pixel_limit_is_inclusive() -> None:
     data = encode(Image.fromarray(photo()), "PNG")
     assert decode(data, 37 * 53).shape == (37, 53, 3)
