@@ -18,7 +18,7 @@ def main_job(scope: str = "neighbors") -> list[Stage]:
     from orl_ray.mining.shard_stages import CENTROIDS_STAGE, SHARDS
     from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
     from orl_ray.proposals.stages import PROPOSALS, ROIS
-    from orl_ray.report.stages import REPORT
+    from orl_ray.report.stages import GLOBAL_REPORT, REPORT
     from orl_ray.scenes.listing import LISTING
     from orl_ray.scenes.near_duplicate_stage import NEAR_DUPLICATES
     from orl_ray.scenes.packing import PACKED_SCENES
@@ -40,5 +40,5 @@ def main_job(scope: str = "neighbors") -> list[Stage]:
         *([ROI_CODEBOOK, GLOBAL_CORRESPONDENCES] if scope == "global" else [CORRESPONDENCES]),
         OBJECT_LEVEL,
         EVALUATION,
-        REPORT,
+        GLOBAL_REPORT if scope == "global" else REPORT,
     ]

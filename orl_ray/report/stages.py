@@ -4,7 +4,7 @@ import heapq
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,10 @@ Records = dict[str, list[PartRecord]]
 def make_report(config: Config, store: Store, manifests: dict[str, str], key: str, run_id: str) -> None:
     """Write the page and its pictures; runs in a task."""
     started = time.monotonic()
-    records = {name: store.collection(name, manifests[name]) if name in manifests else [] for name in _SHOWN}
+    records = {
+        name: store.collection(name, manifests[name]) if name in manifests else []
+        for name in shown_artifacts(config.mining.scope)
+    }
     result = _result(store, records)
     histories = {stage: records[stage][0].facts["history"] for stage in ("image_level", "object_level")}
     files: Files = {}
@@ -281,6 +284,11 @@ def run_report(run: StageRun) -> None:
     outcome(run, task.remote(run.config, run.store, run.plan.manifests, run.plan.key, run.run_id))
 
 
+def shown_artifacts(scope: str) -> list[str]:
+    """Return the artifacts that the page has a line of, in the order of the pipeline; ``scope`` is ``mining.scope``."""
+    return [name for name in _SHOWN if name != "roi_codebook" or scope == "global"]
+
+
 _SHOWN = (
     "listing",
     "packed_scenes",
@@ -294,6 +302,7 @@ _SHOWN = (
     "shards",
     "neighbors",
     "roi_embeddings",
+    "roi_codebook",
     "correspondences",
     "object_level",
     "evaluation",
@@ -303,7 +312,7 @@ REPORT = Stage(
     name="report",
     title="write the report",
     version=3,
-    inputs=tuple(Input(name, "collection") for name in _SHOWN),
+    inputs=tuple(Input(name, "collection") for name in shown_artifacts("neighbors")),
     # The page lists them.
     settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze", "rounds")),
     scope="collection",
@@ -311,3 +320,5 @@ REPORT = Stage(
     unit="page",
     work=run_report,
 )
+
+GLOBAL_REPORT = replace(REPORT, inputs=tuple(Input(name, "collection") for name in shown_artifacts("global")))

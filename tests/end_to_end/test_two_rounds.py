@@ -31,6 +31,7 @@ def test_a_second_round_is_trained_on_what_the_first_ones_network_finds(job, tmp
     }
     page = (store / "report" / second["stages"]["report"]["key"] / "index.html").read_text()
     assert "This is a later round" in page
+    assert "roi_codebook" in page
     assert "neighbours as in the round before" in told
     again = job.run(store, *ROUNDS)
     assert again.count("Ray was not started") == 2
