@@ -113,29 +113,67 @@ class Encoder:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLevel:
-    """Image-level pre-training (BYOL on whole images)."""
+class Pretraining:
+    """What the two pre-trainings have in common."""
 
     epochs: float = setting(800, "Passes over the images.", low=0.01)
     batch_size: int = setting(512, "Global batch, images over all workers.", low=1)
-    view_size: int = setting(224, "Side of a global view, pixels.", low=16)
-    learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
-    momentum: float = setting(0.9, "SGD momentum.", low=0, high=0.9999)
-    weight_decay: float = setting(1e-4, "Weight decay, on every parameter.", low=0)
-    warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
-    ema_base: float = setting(
-        0.99, "EMA momentum at the start, for a batch of 512; rises to 1 along a cosine.", low=0, high=1
+    last_batch: str = setting(
+        "full",
+        "Where the images do not divide by the batch: batches go on into the next epoch (full), each epoch ends in a "
+        "small one (short, published), or the images left over wait for another epoch (dropped).",
+        choices=("full", "short", "dropped"),
     )
+    view_size: int = setting(224, "Side of a global view, pixels.", low=16)
+    smallest_crop: float = setting(0.08, "Least share of an image's area that a global view shows.", low=0.001, high=1)
+    augmentation: str = setting(
+        "byol",
+        "Colours of the views: byol (published for ORL), moco (v2) or simclr, each as in that method's baseline.",
+        choices=("byol", "moco", "simclr"),
+    )
+    optimizer: str = setting("sgd", "Optimiser.", choices=("sgd", "lars", "adamw"))
+    learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
+    momentum: float = setting(0.9, "Momentum of SGD and LARS.", low=0, high=0.9999)
+    weight_decay: float = setting(1e-4, "Weight decay.", low=0)
+    exempt_norms_and_biases: bool = setting(
+        False, "Spare norms and biases the weight decay, and LARS's rates; published: spare nothing."
+    )
+    warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
+    cosine: str = setting(
+        "step",
+        "When the learning rate follows its cosine: each step, or each epoch (published).",
+        choices=("step", "epoch"),
+    )
+    ema_base: float = setting(
+        0.99, "EMA momentum at the start, for a batch of 512; rises to ema_final along a cosine.", low=0, high=1
+    )
+    ema_final: float = setting(1.0, "EMA momentum at the end, for a batch of 512.", low=0, high=1)
     ema_horizon: float = setting(
         0,
         "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.",
         low=0,
         high=1,
     )
+    merge_views: bool = setting(
+        False, "Forward all views of one size together, with joint batch statistics; published: each view by itself."
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectLevel(ImageLevel):
+class ImageLevel(Pretraining):
+    """Image-level pre-training, on whole images."""
+
+    method: str = setting(
+        "byol",
+        "What is learned: byol (published for ORL), or the baselines moco (v2) and simclr.",
+        choices=("byol", "moco", "simclr"),
+    )
+    temperature: float = setting(0.2, "Temperature of the contrastive methods' softmax.", low=1e-3)
+    queue: int = setting(65_536, "Keys that MoCo contrasts with; never more than there are images.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLevel(Pretraining):
     """Object-level pre-training (ORL: whole images, regions, cross-image region pairs)."""
 
     patch_size: int = setting(96, "Side of a region view, pixels.", low=16)

@@ -116,7 +116,7 @@ class OnlineTarget(nn.Module):
         update_target(self.target.projector, self.online.projector, momentum)
 
 
-def term_weights(settings: config.ImageLevel) -> dict[str, float]:
+def term_weights(settings: config.Pretraining) -> dict[str, float]:
     """Return the weight of each loss term in use; a term of weight zero is not there, and so costs nothing.
 
     Args:
@@ -148,7 +148,7 @@ def byol_loss(predictions: Tensor, targets: Tensor, sample_weights: Tensor | Non
         sample_weights: (n,) float, factors on the samples before the mean; None for ones.
 
     Returns:
-        A scalar, at least float32.
+        A scalar, at least float32; 0 for no samples.
     """
     dtype = torch.promote_types(predictions.dtype, torch.float32)
     first, second = (
@@ -156,6 +156,8 @@ def byol_loss(predictions: Tensor, targets: Tensor, sample_weights: Tensor | Non
         functional.normalize(targets.detach().to(dtype), dim=1),
     )
     losses = 2 - 2 * (first * second).sum(dim=1)
+    if not len(losses):  # one process' share of a short batch
+        return losses.sum()
     return losses.mean() if sample_weights is None else (losses * sample_weights).mean()
 
 
@@ -178,8 +180,10 @@ def symmetrised_losses(
 
 
 def feature_moments(projections: Tensor) -> Tensor:
-    """Return the (2, d) means of the directions of (n, d) projections and of their squares."""
+    """Return the (2, d) means of the directions of (n, d) projections and of their squares; zeros for n = 0."""
     units = functional.normalize(projections.float(), dim=1)
+    if not len(units):
+        return units.new_zeros(2, units.shape[1])
     return torch.stack([units.mean(dim=0), units.square().mean(dim=0)])
 
 

@@ -33,7 +33,7 @@ class TrainingState:
 
     def __init__(
         self,
-        settings: config.ImageLevel,
+        settings: config.Pretraining,
         encoder: config.Encoder,
         terms: tuple[str, ...],
         seed: int,
