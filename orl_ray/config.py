@@ -131,7 +131,7 @@ class Pretraining:
         "Colours of the views: byol (published for ORL), moco (v2) or simclr, each as in that method's baseline.",
         choices=("byol", "moco", "simclr"),
     )
-    optimizer: str = setting("sgd", "Optimiser.", choices=("sgd", "lars", "adamw"))
+    optimizer: str = setting("sgd", "Optimiser of the trained network.", choices=("sgd", "lars", "adamw"))
     learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
     momentum: float = setting(0.9, "Momentum of SGD and LARS.", low=0, high=0.9999)
     weight_decay: float = setting(1e-4, "Weight decay.", low=0)
@@ -153,6 +153,12 @@ class Pretraining:
         "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.",
         low=0,
         high=1,
+    )
+    init_from: str = setting(
+        "",
+        "Weights that the backbone starts from, instead of drawn ones: a safetensors or torch file, or for "
+        "object_level the word image_level.",
+        semantic=False,
     )
     merge_views: bool = setting(
         False, "Forward all views of one size together, with joint batch statistics; published: each view by itself."
@@ -377,39 +383,12 @@ class Config:
 
 # Backbone -> length of its vectors.
 FEATURES = {"resnet18": 512, "resnet50": 2048}
+# What ``object_level.init_from`` calls the result of image-level pre-training.
+IMAGE_LEVEL_RESULT = "image_level"
 # Stages whose results can be imported, part by part of the scenes.
 IMPORTABLE = ("proposals", "neighbors", "rois", "correspondences")
 # What ``freeze`` can name -> the stage whose result it pins.
 FREEZABLE = {"encoder": "image_level", "centroids": "centroids", **{name: name for name in IMPORTABLE}}
-
-PRESETS: dict[str, dict[str, bool | int | float | str]] = {
-    "coco": {},
-    "laptop": {
-        "source.part_size": 32,
-        "encoder.backbone": "resnet18",
-        "encoder.hidden": 512,
-        "encoder.output": 128,
-        "image_level.epochs": 10,
-        "image_level.batch_size": 64,
-        "image_level.view_size": 64,
-        "image_level.learning_rate": 0.4,
-        "image_level.warmup_epochs": 1,
-        "image_level.ema_horizon": 0.1,
-        "proposals.max_side": 640,
-        "rois.min_share": 0.2,
-        "embeddings.image_resize": 72,
-        "embeddings.image_crop": 64,
-        "embeddings.roi_size": 64,
-        "embeddings.batch_size": 64,
-        "object_level.epochs": 10,
-        "object_level.batch_size": 64,
-        "object_level.view_size": 64,
-        "object_level.patch_size": 32,
-        "object_level.learning_rate": 0.4,
-        "object_level.warmup_epochs": 1,
-        "object_level.ema_horizon": 0.1,
-    },
-}
 
 
 def flatten(config: Config) -> dict[str, bool | int | float | str]:

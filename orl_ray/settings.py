@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from orl_ray.config import FEATURES, FREEZABLE, PRESETS, Config
+from orl_ray.config import FEATURES, FREEZABLE, IMAGE_LEVEL_RESULT, Config
 from orl_ray.folders.folder import SCHEMES
+from orl_ray.presets import PRESETS
 
 Value = bool | int | float | str
 
@@ -246,6 +247,7 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
     for stage in ("image_level", "object_level"):
         mistakes.extend(_check_training(stage, number))
+        mistakes.extend(_check_start(stage, str(values[f"{stage}.init_from"])))
         if values[f"{stage}.cosine"] == "epoch" and values[f"{stage}.last_batch"] == "full":
             mistakes.append(f"{stage}.cosine: epoch needs whole batches in an epoch; take {stage}.last_batch=short")
     if (
@@ -315,6 +317,12 @@ def _check_training(stage: str, number: Any) -> list[str]:
     if number(f"{stage}.ema_base") > number(f"{stage}.ema_final"):
         mistakes.append(f"{stage}.ema_base: {number(f'{stage}.ema_base'):g} is above {stage}.ema_final")
     return mistakes
+
+
+def _check_start(stage: str, init_from: str) -> list[str]:
+    if not init_from or (init_from == IMAGE_LEVEL_RESULT and stage == "object_level"):
+        return []
+    return _check_place(f"{stage}.init_from", init_from, Path.is_file, "a file")
 
 
 def _check_source(values: Mapping[str, Value]) -> list[str]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from orl_ray.config import Config
 from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
-from orl_ray.encoders.heads import mlp_head
+from orl_ray.encoders.heads import load_projector
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.storage import Store, StoreError
 
@@ -109,8 +109,8 @@ def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> Fr
             backbone stands for it; :func:`image_feature` tells which it is.
 
     Raises:
-        ValueError: the weights do not fit the backbone.
-        RuntimeError: they do not fit the projector.
+        ValueError: the weights do not fit the backbone, or are of no projector known here.
+        RuntimeError: they do not fit the projector's widths.
     """
     prefix = "online.projector."
     projector_weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -118,8 +118,7 @@ def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> Fr
         return frozen_backbone(config, weights)
     backbone = build_backbone(config.encoder.backbone)
     load_backbone(backbone, weights, prefix="online.backbone.")
-    projector = mlp_head(backbone.features, config.encoder.hidden, config.encoder.output)
-    projector.load_state_dict(projector_weights)
+    projector = load_projector(backbone.features, config.encoder.hidden, config.encoder.output, projector_weights)
     return FrozenEncoder(backbone, projector, _device(config))
 
 
@@ -133,7 +132,4 @@ def _device(config: Config) -> torch.device:
 
 
 def _outputs(projector: nn.Sequential) -> int:
-    last = projector[-1]
-    if not isinstance(last, nn.Linear):
-        raise TypeError(f"a projector ends in a linear layer, not in {type(last).__name__}")
-    return last.out_features
+    return [layer for layer in projector if isinstance(layer, nn.Linear)][-1].out_features

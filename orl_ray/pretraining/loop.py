@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 import torch
@@ -44,6 +44,7 @@ def train(
     on_step: OnStep,
     checkpoint_seconds: float,
     loader_threads: int,
+    backbone: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -60,6 +61,7 @@ def train(
         on_step: called on every process after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
         loader_threads: threads of this process that decode and cut views.
+        backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
 
     Returns:
         The tensors of the final checkpoint.
@@ -72,7 +74,7 @@ def train(
     _check_content(training_set, weights)
     stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size, settings.last_batch)
     schedule = Schedule.of(settings, stream)
-    state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
+    state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
     _resume(state, checkpoints, schedule)
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     maker = ViewMaker(
