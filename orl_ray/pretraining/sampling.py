@@ -67,7 +67,7 @@ class SampleStream:
         """Return the number of steps that see each image ``epochs`` times on average; it may be a fraction."""
         if self.last_batch == "full":
             return epochs * self.images / self.batch_size
-        return epochs * self._lap_steps
+        return float(epochs * self._lap_steps)
 
     def total_steps(self, epochs: float) -> int:
         """Return the number of steps of a training of so many epochs, rounded up."""
