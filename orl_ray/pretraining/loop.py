@@ -76,17 +76,7 @@ def train(
     schedule = Schedule.of(settings, stream)
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
     _resume(state, checkpoints, schedule)
-    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
-    maker = ViewMaker(
-        training_set,
-        seed,
-        stage,
-        tuple(weights),
-        settings.view_size,
-        patch_size,
-        settings.augmentation,
-        settings.smallest_crop,
-    )
+    maker = _view_maker(settings, training_set, seed, stage, tuple(weights))
     batches = view_batches(
         maker,
         stream,
@@ -103,6 +93,14 @@ def train(
                 saved = time.monotonic()
             on_step(state.step, schedule.total, entry)
     return _finish(state, checkpoints, place)
+
+
+def _view_maker(
+    settings: config.Pretraining, training_set: TrainingSet, seed: int, stage: str, terms: tuple[str, ...]
+) -> ViewMaker:
+    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
+    views = (settings.view_size, patch_size, settings.augmentation, settings.smallest_crop)
+    return ViewMaker(training_set, seed, stage, terms, *views)
 
 
 def _finish(state: TrainingState, checkpoints: CheckpointStore, place: Place) -> dict[str, Tensor]:
