@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl_ray.config import flatten
-from orl_ray.settings import ConfigError, build, default, known_settings, load, settings_help, several
+from orl_ray.settings import ConfigError, build, known_settings, load, settings_help, several
 
 KNOWN = known_settings()
 
@@ -235,7 +235,7 @@ class TestTogether:
         ("overrides", "told"),
         [
             (["mining.k=21"], "mining.k: 21 is above mining.k_max, 20"),
-            (["image_level.queue=9"], "image_level.queue: has no effect with image_level.method=byol; leave it at 65536"),
+            (["image_level.queue=9"], "image_level.queue: has no effect with image_level.method=byol; leave it"),
             (["image_level.temperature=1"], "image_level.temperature: has no effect with image_level.method=byol"),
             (
                 ["image_level.method=simclr", "image_level.ema_base=0.9"],
@@ -372,7 +372,8 @@ def test_settings_help_lists_every_setting_with_default_bounds_and_meaning():
     assert [line.partition("=")[0] for line in lines] == list(KNOWN)
     (k,) = (line for line in lines if line.startswith("mining.k="))
     assert k == "mining.k=10  Neighbours an image that training draws from; at most k_max. (at least 1)"
-    assert "(resnet18, resnet50, vit_small, vit_base)" in next(line for line in lines if line.startswith("encoder.backbone="))
+    (backbone,) = (line for line in lines if line.startswith("encoder.backbone="))
+    assert "(resnet18, resnet50, vit_small, vit_base)" in backbone
 
 
 def test_build_leaves_what_is_not_named_at_its_default():
