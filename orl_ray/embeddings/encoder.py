@@ -133,4 +133,9 @@ def _device(config: Config) -> torch.device:
 
 
 def _outputs(projector: nn.Sequential) -> int:
-    return [layer for layer in projector if isinstance(layer, nn.Linear)][-1].out_features
+    last = projector[-1]
+    if isinstance(last, nn.BatchNorm1d):
+        return last.num_features
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"a projector ends in a linear layer or a batch norm, not in {type(last).__name__}")
+    return last.out_features
