@@ -107,35 +107,81 @@ class NearDuplicates:
 class Encoder:
     """The network that is trained."""
 
-    backbone: str = setting("resnet50", "Backbone architecture.", choices=("resnet18", "resnet50"))
+    backbone: str = setting(
+        "resnet50", "Backbone architecture.", choices=("resnet18", "resnet50", "vit_small", "vit_base")
+    )
     hidden: int = setting(4096, "Hidden width of projector and predictors.", low=1)
     output: int = setting(256, "Output width of projector and predictors.", low=1)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLevel:
-    """Image-level pre-training (BYOL on whole images)."""
+class Pretraining:
+    """What the two pre-trainings have in common."""
 
     epochs: float = setting(800, "Passes over the images.", low=0.01)
     batch_size: int = setting(512, "Global batch, images over all workers.", low=1)
-    view_size: int = setting(224, "Side of a global view, pixels.", low=16)
-    learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
-    momentum: float = setting(0.9, "SGD momentum.", low=0, high=0.9999)
-    weight_decay: float = setting(1e-4, "Weight decay, on every parameter.", low=0)
-    warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
-    ema_base: float = setting(
-        0.99, "EMA momentum at the start, for a batch of 512; rises to 1 along a cosine.", low=0, high=1
+    last_batch: str = setting(
+        "full",
+        "Where the images do not divide by the batch: batches go on into the next epoch (full), each epoch ends in a "
+        "small one (short, published), or the images left over wait for another epoch (dropped).",
+        choices=("full", "short", "dropped"),
     )
+    view_size: int = setting(224, "Side of a global view, pixels.", low=16)
+    smallest_crop: float = setting(0.08, "Least share of an image's area that a global view shows.", low=0.001, high=1)
+    augmentation: str = setting(
+        "byol",
+        "Colours of the views: byol (published for ORL), moco (v2) or simclr, each as in that method's baseline.",
+        choices=("byol", "moco", "simclr"),
+    )
+    optimizer: str = setting("sgd", "Optimiser of the trained network.", choices=("sgd", "lars", "adamw"))
+    learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
+    momentum: float = setting(0.9, "Momentum of SGD and LARS.", low=0, high=0.9999)
+    weight_decay: float = setting(1e-4, "Weight decay.", low=0)
+    exempt_norms_and_biases: bool = setting(
+        False, "Spare norms and biases the weight decay, and LARS's rates; published: spare nothing."
+    )
+    warmup_epochs: float = setting(4, "Epochs of linear warm-up, from 1e-4 of the learning rate.", low=0)
+    cosine: str = setting(
+        "step",
+        "When the learning rate follows its cosine: each step, or each epoch (published).",
+        choices=("step", "epoch"),
+    )
+    ema_base: float = setting(
+        0.99, "EMA momentum at the start, for a batch of 512; rises to ema_final along a cosine.", low=0, high=1
+    )
+    ema_final: float = setting(1.0, "EMA momentum at the end, for a batch of 512.", low=0, high=1)
     ema_horizon: float = setting(
         0,
         "If above 0, the EMA averages over at most this share of all steps at the start: short runs need it.",
         low=0,
         high=1,
     )
+    init_from: str = setting(
+        "",
+        "Weights that the backbone starts from, instead of drawn ones: a safetensors or torch file, or for "
+        "object_level the word image_level.",
+        semantic=False,
+    )
+    merge_views: bool = setting(
+        False, "Forward all views of one size together, with joint batch statistics; published: each view by itself."
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectLevel(ImageLevel):
+class ImageLevel(Pretraining):
+    """Image-level pre-training, on whole images."""
+
+    method: str = setting(
+        "byol",
+        "What is learned: byol (published for ORL), or the baselines moco (v2) and simclr.",
+        choices=("byol", "moco", "simclr"),
+    )
+    temperature: float = setting(0.2, "Temperature of the contrastive methods' softmax.", low=1e-3)
+    queue: int = setting(65_536, "Keys that MoCo contrasts with; never more than there are images.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLevel(Pretraining):
     """Object-level pre-training (ORL: whole images, regions, cross-image region pairs)."""
 
     patch_size: int = setting(96, "Side of a region view, pixels.", low=16)
@@ -338,40 +384,13 @@ class Config:
 
 
 # Backbone -> length of its vectors.
-FEATURES = {"resnet18": 512, "resnet50": 2048}
+FEATURES = {"resnet18": 512, "resnet50": 2048, "vit_small": 384, "vit_base": 768}
+# What ``object_level.init_from`` calls the result of image-level pre-training.
+IMAGE_LEVEL_RESULT = "image_level"
 # Stages whose results can be imported, part by part of the scenes.
 IMPORTABLE = ("proposals", "neighbors", "rois", "correspondences")
 # What ``freeze`` can name -> the stage whose result it pins.
 FREEZABLE = {"encoder": "image_level", "centroids": "centroids", **{name: name for name in IMPORTABLE}}
-
-PRESETS: dict[str, dict[str, bool | int | float | str]] = {
-    "coco": {},
-    "laptop": {
-        "source.part_size": 32,
-        "encoder.backbone": "resnet18",
-        "encoder.hidden": 512,
-        "encoder.output": 128,
-        "image_level.epochs": 10,
-        "image_level.batch_size": 64,
-        "image_level.view_size": 64,
-        "image_level.learning_rate": 0.4,
-        "image_level.warmup_epochs": 1,
-        "image_level.ema_horizon": 0.1,
-        "proposals.max_side": 640,
-        "rois.min_share": 0.2,
-        "embeddings.image_resize": 72,
-        "embeddings.image_crop": 64,
-        "embeddings.roi_size": 64,
-        "embeddings.batch_size": 64,
-        "object_level.epochs": 10,
-        "object_level.batch_size": 64,
-        "object_level.view_size": 64,
-        "object_level.patch_size": 32,
-        "object_level.learning_rate": 0.4,
-        "object_level.warmup_epochs": 1,
-        "object_level.ema_horizon": 0.1,
-    },
-}
 
 
 def flatten(config: Config) -> dict[str, bool | int | float | str]:

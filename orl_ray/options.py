@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from orl_ray.config import PRESETS, Config
+from orl_ray.config import Config
+from orl_ray.presets import PRESETS
 from orl_ray.settings import load
 
 

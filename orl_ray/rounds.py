@@ -61,7 +61,7 @@ def stages_of_round(config: Config, until: str, number: int) -> list[Stage]:
     """
     from orl_ray.graph import main_job  # imports the whole library
 
-    graph, frozen = main_job(config.mining.scope), frozen_needs(config)
+    graph, frozen = main_job(config.mining.scope, config.object_level.init_from), frozen_needs(config)
     ends = [until] if number == config.rounds else [until, OBJECT_LEVEL]
     wanted = {stage.name for end in ends for stage in up_to(graph, end, frozen)}
     return [stage for stage in graph if stage.name in wanted]

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from orl_ray.config import FEATURES, FREEZABLE, PRESETS, Config
+from orl_ray.config import FEATURES, FREEZABLE, IMAGE_LEVEL_RESULT, Config
 from orl_ray.folders.folder import SCHEMES
+from orl_ray.presets import PRESETS
 
 Value = bool | int | float | str
 
@@ -206,6 +207,14 @@ _ONLY_WITH = {
     "mining.index_effort": ("mining.index", ("ivf", "hnsw", "pq")),
     "embeddings.align_scale": ("embeddings.roi_mode", ("align",)),
     **{f"mining.global_{name}": ("mining.scope", ("global",)) for name in _GLOBAL},
+    **{f"{stage}.momentum": (f"{stage}.optimizer", ("sgd", "lars")) for stage in ("image_level", "object_level")},
+    **{
+        f"image_level.{name}": ("image_level.method", ("byol", "moco"))
+        for name in ("ema_base", "ema_final", "ema_horizon")
+    },
+    "image_level.merge_views": ("image_level.method", ("byol", "simclr")),
+    "image_level.temperature": ("image_level.method", ("moco", "simclr")),
+    "image_level.queue": ("image_level.method", ("moco",)),
 }
 # Setting -> frozen artifacts that make it do nothing.
 _NOT_WITH_FROZEN = {
@@ -238,6 +247,9 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
     for stage in ("image_level", "object_level"):
         mistakes.extend(_check_training(stage, number))
+        mistakes.extend(_check_start(stage, str(values[f"{stage}.init_from"])))
+        if values[f"{stage}.cosine"] == "epoch" and values[f"{stage}.last_batch"] == "full":
+            mistakes.append(f"{stage}.cosine: epoch needs whole batches in an epoch; take {stage}.last_batch=short")
     if (
         number("object_level.global_weight") + number("object_level.intra_weight") + number("object_level.inter_weight")
         <= 0
@@ -302,7 +314,15 @@ def _check_training(stage: str, number: Any) -> list[str]:
         mistakes.append(f"{stage}.batch_size: {batch} cannot be shared equally by {workers} training workers")
     if number(f"{stage}.warmup_epochs") > number(f"{stage}.epochs"):
         mistakes.append(f"{stage}.warmup_epochs: the warm-up is longer than {stage}.epochs")
+    if number(f"{stage}.ema_base") > number(f"{stage}.ema_final"):
+        mistakes.append(f"{stage}.ema_base: {number(f'{stage}.ema_base'):g} is above {stage}.ema_final")
     return mistakes
+
+
+def _check_start(stage: str, init_from: str) -> list[str]:
+    if not init_from or (init_from == IMAGE_LEVEL_RESULT and stage == "object_level"):
+        return []
+    return _check_place(f"{stage}.init_from", init_from, Path.is_file, "a file")
 
 
 def _check_source(values: Mapping[str, Value]) -> list[str]:

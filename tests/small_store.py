@@ -133,7 +133,11 @@ class SmallStore:
     def plan(self, name):
         pins = resolve_pins(self.config, self.store)
         return next(
-            p for p in plan(self.config, main_job(self.config.mining.scope), self.store, pins) if p.stage.name == name
+            p
+            for p in plan(
+                self.config, main_job(self.config.mining.scope, self.config.object_level.init_from), self.store, pins
+            )
+            if p.stage.name == name
         )
 
     def records(self, name):
@@ -154,7 +158,7 @@ class SmallStore:
 
     def make(self, until="report"):
         """Carry the plan out up to a stage; return the names of the stages that were made."""
-        names = [stage.name for stage in main_job(self.config.mining.scope)]
+        names = [stage.name for stage in main_job(self.config.mining.scope, self.config.object_level.init_from)]
         made = []
         for name in names[: names.index(until) + 1]:
             stage_plan = self.plan(name)

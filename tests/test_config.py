@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orl_ray.config import PRESETS, Config, Mining, flatten
+from orl_ray.config import Config, Mining, flatten
+from orl_ray.presets import PRESETS
 from orl_ray.settings import build, default, known_settings, load
 
 KNOWN = known_settings()
@@ -35,6 +36,7 @@ def test_a_default_has_the_type_of_its_setting_and_lies_within_the_bounds(name):
 def test_execution_settings_are_the_execution_section_the_paths_of_the_source_what_is_frozen_and_the_rounds():
     execution = {name for name, entry in KNOWN.items() if not entry.metadata["semantic"]}
     paths = {"source.images", "source.annotations", "source.splits", "freeze", "rounds"}
+    paths |= {"image_level.init_from", "object_level.init_from"}
     assert execution == paths | {name for name in KNOWN if name.startswith("execution.")}
 
 

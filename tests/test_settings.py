@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl_ray.config import flatten
-from orl_ray.settings import ConfigError, build, default, known_settings, load, settings_help, several
+from orl_ray.settings import ConfigError, build, known_settings, load, settings_help, several
 
 KNOWN = known_settings()
 
@@ -40,7 +40,7 @@ def loaded_or_mistakes(file):
 
 class TestPrecedence:
     def test_nothing_given_is_the_published_configuration(self):
-        assert flatten(load()) == {name: default(entry) for name, entry in KNOWN.items()}
+        assert load() == load("coco")
 
     def test_overrides_win_over_the_file_and_the_file_over_the_preset(self, written):
         file = written("image_level: {epochs: 3, batch_size: 16}\nmining.k: 4\n")
@@ -101,7 +101,7 @@ class TestValues:
             ("execution.use_gpu=1", "1 is not true or false"),
             ("mining.k=0", "0 is below the least allowed value, 1"),
             ("rois.max_iou=1.5", "1.5 is above the greatest allowed value, 1"),
-            ("encoder.backbone=resnet51", "not one of resnet18, resnet50; did you mean resnet50?"),
+            ("encoder.backbone=resnet51", "not one of resnet18, resnet50, vit_small, vit_base; did you mean resnet50?"),
         ],
     )
     def test_a_value_that_does_not_fit_is_told_with_its_name(self, override, problem):
@@ -235,6 +235,26 @@ class TestTogether:
         ("overrides", "told"),
         [
             (["mining.k=21"], "mining.k: 21 is above mining.k_max, 20"),
+            (["image_level.queue=9"], "image_level.queue: has no effect with image_level.method=byol; leave it"),
+            (["image_level.temperature=1"], "image_level.temperature: has no effect with image_level.method=byol"),
+            (
+                ["image_level.method=simclr", "image_level.ema_base=0.9"],
+                "image_level.ema_base: has no effect with image_level.method=simclr",
+            ),
+            (
+                ["image_level.method=moco", "image_level.merge_views=true"],
+                "image_level.merge_views: has no effect with image_level.method=moco",
+            ),
+            (
+                ["object_level.optimizer=adamw", "object_level.momentum=0.5"],
+                "object_level.momentum: has no effect with object_level.optimizer=adamw",
+            ),
+            (
+                ["image_level.last_batch=full"],
+                "image_level.cosine: epoch needs whole batches in an epoch; take image_level.last_batch=short",
+            ),
+            (["object_level.ema_final=0.5"], "object_level.ema_base: 0.99 is above object_level.ema_final"),
+            (["object_level.init_from=none.pth"], "object_level.init_from: none.pth is not a file"),
             (["mining.index_effort=2"], "mining.index_effort: has no effect with mining.index=flat; leave it at 1"),
             (["embeddings.align_scale=5"], "embeddings.align_scale: has no effect with embeddings.roi_mode=crop"),
             (["mining.global_probes=5"], "mining.global_probes: has no effect with mining.scope=neighbors"),
@@ -352,7 +372,8 @@ def test_settings_help_lists_every_setting_with_default_bounds_and_meaning():
     assert [line.partition("=")[0] for line in lines] == list(KNOWN)
     (k,) = (line for line in lines if line.startswith("mining.k="))
     assert k == "mining.k=10  Neighbours an image that training draws from; at most k_max. (at least 1)"
-    assert "(resnet18, resnet50)" in next(line for line in lines if line.startswith("encoder.backbone="))
+    (backbone,) = (line for line in lines if line.startswith("encoder.backbone="))
+    assert "(resnet18, resnet50, vit_small, vit_base)" in backbone
 
 
 def test_build_leaves_what_is_not_named_at_its_default():

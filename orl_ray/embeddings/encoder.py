@@ -5,8 +5,9 @@ from safetensors.torch import load
 from torch import nn
 
 from orl_ray.config import Config
-from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
-from orl_ray.encoders.heads import mlp_head
+from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.heads import load_projector
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.storage import Store, StoreError
 
@@ -73,7 +74,7 @@ class FrozenEncoder(nn.Module):
         return vectors.float()
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (n, 3, H, W) normalised images to the backbone's last feature maps, (n, C, H / 32, W / 32) float32."""
+        """Map (n, 3, H, W) normalised images to the backbone's last feature maps, float32."""
         with self._autocast():
             return self.backbone.maps(images).float()
 
@@ -109,8 +110,8 @@ def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> Fr
             backbone stands for it; :func:`image_feature` tells which it is.
 
     Raises:
-        ValueError: the weights do not fit the backbone.
-        RuntimeError: they do not fit the projector.
+        ValueError: the weights do not fit the backbone, or are of no projector known here.
+        RuntimeError: they do not fit the projector's widths.
     """
     prefix = "online.projector."
     projector_weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -118,8 +119,7 @@ def frozen_image_encoder(config: Config, weights: dict[str, torch.Tensor]) -> Fr
         return frozen_backbone(config, weights)
     backbone = build_backbone(config.encoder.backbone)
     load_backbone(backbone, weights, prefix="online.backbone.")
-    projector = mlp_head(backbone.features, config.encoder.hidden, config.encoder.output)
-    projector.load_state_dict(projector_weights)
+    projector = load_projector(backbone.features, config.encoder.hidden, config.encoder.output, projector_weights)
     return FrozenEncoder(backbone, projector, _device(config))
 
 
@@ -134,6 +134,8 @@ def _device(config: Config) -> torch.device:
 
 def _outputs(projector: nn.Sequential) -> int:
     last = projector[-1]
+    if isinstance(last, nn.BatchNorm1d):
+        return last.num_features
     if not isinstance(last, nn.Linear):
-        raise TypeError(f"a projector ends in a linear layer, not in {type(last).__name__}")
+        raise TypeError(f"a projector ends in a linear layer or a batch norm, not in {type(last).__name__}")
     return last.out_features

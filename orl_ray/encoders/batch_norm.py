@@ -119,6 +119,13 @@ def _channels(vector: Tensor, batch: Tensor) -> Tensor:
     return vector.view(1, -1, *([1] * (batch.dim() - 2)))
 
 
+def kind_of_batch_norm(processes: int, device_type: str) -> str:
+    """Name the batch norm that a training computes with, for its record."""
+    if processes == 1:
+        return "torch.nn.BatchNorm"
+    return "torch.nn.SyncBatchNorm" if device_type == "cuda" else AllReduceBatchNorm.__name__
+
+
 def convert_batch_norm(module: nn.Module, device_type: str) -> nn.Module:
     """Replace every batch norm by one with statistics over all processes, which takes over parameters and buffers.
 

@@ -154,7 +154,7 @@ def _done(config: Config, store: Store, names: Sequence[str], pins: Mapping[str,
 def _stages(config: Config, names: Sequence[str]) -> list[Stage]:
     from orl_ray.graph import main_job
 
-    stages = main_job(config.mining.scope)
+    stages = main_job(config.mining.scope, config.object_level.init_from)
     needed = {stage.name for name in names for stage in up_to(stages, name, frozen_needs(config))}
     return [stage for stage in stages if stage.name in needed]
 

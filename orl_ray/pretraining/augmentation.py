@@ -1,6 +1,6 @@
 """Photometric augmentation: parameters drawn on the host by keyed draws, applied to a whole batch on the device.
 
-The operations and their probabilities are those of specification 1.5 (global views) and 3.2 (patches, the same).
+The operations and their probabilities are those of specification 1.5 (global views), 3.2 (patches, the same) and 1.6.
 Colours are floats in [0, 1] throughout; the reference rounds to uint8 after each operation.
 """
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from orl_ray import draws
 from orl_ray.encoders.normalisation import normalise
 
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 0.4, 0.4, 0.2, 0.1
 _SIGMA = (0.1, 2.0)
 _BLUR_RADIUS = 6  # three times the largest sigma
 _SOLARISE_THRESHOLD = 128 / 255
@@ -24,19 +23,40 @@ _GRAY = (0.2989, 0.587, 0.114)  # torchvision's, ITU-R 601
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Probability of each operation, in the order of application."""
+    """Probability of each operation, in the order of application, and how far colours go.
+
+    Attributes:
+        flip, jitter, grayscale, blur, solarise: probabilities.
+        brightness, contrast, saturation: factors are drawn from 1 - this to 1 + this.
+        hue: shifts are drawn from - this to + this, turns of the colour circle.
+    """
 
     flip: float
     jitter: float
     grayscale: float
     blur: float
     solarise: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
 
 
-PIPELINES = (
-    Pipeline(flip=0.5, jitter=0.8, grayscale=0.2, blur=1.0, solarise=0.0),
-    Pipeline(flip=0.5, jitter=0.8, grayscale=0.2, blur=0.1, solarise=0.2),
-)
+def _like_both(**operations: float) -> tuple[Pipeline, Pipeline]:
+    pipeline = Pipeline(flip=0.5, jitter=0.8, grayscale=0.2, blur=0.5, solarise=0.0, **operations)
+    return pipeline, pipeline
+
+
+_BYOL = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+PIPELINES = {
+    "byol": (
+        Pipeline(flip=0.5, jitter=0.8, grayscale=0.2, blur=1.0, solarise=0.0, **_BYOL),
+        Pipeline(flip=0.5, jitter=0.8, grayscale=0.2, blur=0.1, solarise=0.2, **_BYOL),
+    ),
+    "moco": _like_both(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    "simclr": _like_both(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2),
+}
+"""The pipelines of view 1 and view 2 by the names of the setting ``augmentation``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +101,12 @@ def draw_parameters(key: int, ids: NDArray[np.int64], pipeline: Pipeline) -> Par
         scaled: NDArray[np.float64] = lows + (highs - lows) * drawn
         return scaled.astype(np.float32)
 
-    spans = (_BRIGHTNESS, _CONTRAST, _SATURATION)
+    spans, hue = (pipeline.brightness, pipeline.contrast, pipeline.saturation), pipeline.hue
     return Parameters(
         flip=applies("flip", pipeline.flip),
         jitter=applies("jitter", pipeline.jitter),
         order=draws.uniform(draws.stream(key, "order"), ids, 4).argsort(axis=1),
-        factors=between("factors", [*(1 - span for span in spans), -_HUE], [*(1 + span for span in spans), _HUE]),
+        factors=between("factors", [*(1 - span for span in spans), -hue], [*(1 + span for span in spans), hue]),
         grayscale=applies("grayscale", pipeline.grayscale),
         blur=applies("blur", pipeline.blur),
         sigma=between("sigma", _SIGMA[:1], _SIGMA[1:])[:, 0],

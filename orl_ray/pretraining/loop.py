@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 import torch
@@ -34,7 +34,7 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 
 
 def train(
-    settings: config.ImageLevel,
+    settings: config.Pretraining,
     encoder: config.Encoder,
     stage: str,
     seed: int,
@@ -44,6 +44,7 @@ def train(
     on_step: OnStep,
     checkpoint_seconds: float,
     loader_threads: int,
+    backbone: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -60,6 +61,7 @@ def train(
         on_step: called on every process after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
         loader_threads: threads of this process that decode and cut views.
+        backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
 
     Returns:
         The tensors of the final checkpoint.
@@ -70,12 +72,11 @@ def train(
     """
     weights = term_weights(settings)
     _check_content(training_set, weights)
-    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size)
-    schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
-    state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
+    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size, settings.last_batch)
+    schedule = Schedule.of(settings, stream)
+    state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
     _resume(state, checkpoints, schedule)
-    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
-    maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size)
+    maker = _view_maker(settings, training_set, seed, stage, tuple(weights))
     batches = view_batches(
         maker,
         stream,
@@ -92,6 +93,14 @@ def train(
                 saved = time.monotonic()
             on_step(state.step, schedule.total, entry)
     return _finish(state, checkpoints, place)
+
+
+def _view_maker(
+    settings: config.Pretraining, training_set: TrainingSet, seed: int, stage: str, terms: tuple[str, ...]
+) -> ViewMaker:
+    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
+    views = (settings.view_size, patch_size, settings.augmentation, settings.smallest_crop)
+    return ViewMaker(training_set, seed, stage, terms, *views)
 
 
 def _finish(state: TrainingState, checkpoints: CheckpointStore, place: Place) -> dict[str, Tensor]:
@@ -136,12 +145,14 @@ def _steps(
         sample_weights = {term: factors.to(place.device) for term, factors in batch.sample_weights.items()}
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
             losses, projections = state.network.losses(online, views, sample_weights)
+        factor = stream.share_factor(state.step, place.rank)
+        losses = {term: factor * loss for term, loss in losses.items()}
         loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
         _optimise(state, loss, rate, momentum)
         entry: dict[str, float] = {}
         if state.step % every == 0 or state.step == schedule.total:
-            entry = {"step": state.step, "epoch": state.step * stream.batch_size / stream.images}
-            entry |= _measurements({"loss": loss} | losses, projections, place)
+            entry = {"step": state.step, "epoch": stream.epoch(state.step)}
+            entry |= _measurements({"loss": loss} | losses, factor * feature_moments(projections), place)
             entry |= {"lr": rate, "ema": momentum} | clock.read()
             state.history.append(entry)
             if not math.isfinite(entry["loss"]):
@@ -162,11 +173,11 @@ def _augmented(batch: ViewBatch, device: torch.device) -> Views:
     }
 
 
-def _measurements(losses: dict[str, Tensor], projections: Tensor, place: Place) -> dict[str, float]:
+def _measurements(losses: dict[str, Tensor], moments: Tensor, place: Place) -> dict[str, float]:
     """Return the losses and the spread of the projections, over all processes' samples."""
     values = place.mean(torch.stack(list(losses.values())).detach()).tolist()
     names = [name if name == "loss" else f"loss_{name}" for name in losses]
-    spread = feature_std(place.mean(feature_moments(projections)))
+    spread = feature_std(place.mean(moments))
     return dict(zip(names, values, strict=True)) | {"feature_std": spread.item()}
 
 

@@ -1,7 +1,7 @@
 """The BYOL losses over whole images, regions and region pairs, and the networks behind them (specification 1, 3.4)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,33 @@ from torch.nn import functional
 from orl_ray import config
 from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.encoders.heads import mlp_head
+from orl_ray.encoders.weights import load_backbone
 from orl_ray.pretraining.ema import update_target
 
 GLOBAL, INTRA, INTER = "global", "intra", "inter"
 Views = Mapping[str, tuple[Tensor, Tensor]]
 """Two views a loss term, by the term's name."""
+
+
+def forward_views(network: Callable[[Tensor], Tensor], views: Sequence[Tensor], *, together: bool) -> list[Tensor]:
+    """Forward several views through one network.
+
+    Args:
+        network: maps (n, ...) to (n, ...).
+        views: a batch each.
+        together: whether views of one shape are one batch for batch norm; else each view is its own, as published.
+
+    Returns:
+        The results, in the order of the views.
+    """
+    if not together:
+        return [network(view) for view in views]
+    results: dict[int, Tensor] = {}
+    for shape in dict.fromkeys(view.shape[1:] for view in views):
+        places = [place for place, view in enumerate(views) if view.shape[1:] == shape]
+        joined = network(torch.cat([views[place] for place in places]))
+        results.update(zip(places, torch.split(joined, [len(views[place]) for place in places]), strict=True))
+    return [results[place] for place in range(len(views))]
 
 
 class Online(nn.Module):
@@ -23,10 +45,12 @@ class Online(nn.Module):
     Args:
         encoder: architecture and widths.
         terms: the loss terms in use.
+        merge_views: whether views of one size are forwarded together, with joint batch statistics.
     """
 
-    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...]) -> None:
+    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...], *, merge_views: bool = False) -> None:
         super().__init__()
+        self.merge_views = merge_views
         self.backbone = build_backbone(encoder.backbone)
         self.projector = mlp_head(self.backbone.features, encoder.hidden, encoder.output)
         self.predictors = nn.ModuleDict(
@@ -34,7 +58,7 @@ class Online(nn.Module):
         )
 
     def forward(self, views: Views) -> dict[str, tuple[Tensor, Tensor]]:
-        """Predict the target's projection of each view's partner; each view is a batch of its own for batch norm.
+        """Predict the target's projection of each view's partner.
 
         Args:
             views: (n, 3, side, side) float each.
@@ -42,13 +66,12 @@ class Online(nn.Module):
         Returns:
             (n, output) float each.
         """
-        return {
-            term: (self._predict(term, first), self._predict(term, second)) for term, (first, second) in views.items()
-        }
-
-    def _predict(self, term: str, view: Tensor) -> Tensor:
-        prediction: Tensor = self.predictors[term](self.projector(self.backbone(view)))
-        return prediction
+        projections = _project(self.backbone, self.projector, views, together=self.merge_views)
+        predictions = {}
+        for term, pair in projections.items():
+            first, second = forward_views(self.predictors[term], pair, together=self.merge_views)
+            predictions[term] = (first, second)
+        return predictions
 
 
 class Target(nn.Module):
@@ -59,6 +82,7 @@ class Target(nn.Module):
 
     def __init__(self, online: Online) -> None:
         super().__init__()
+        self.merge_views = online.merge_views
         self.backbone = copy.deepcopy(online.backbone)
         self.projector = copy.deepcopy(online.projector)
         self.requires_grad_(requires_grad=False)
@@ -66,30 +90,47 @@ class Target(nn.Module):
     @torch.no_grad()
     def forward(self, views: Views) -> dict[str, tuple[Tensor, Tensor]]:
         """Project each view, from (n, 3, side, side) to (n, output)."""
-        return {term: (self._project(first), self._project(second)) for term, (first, second) in views.items()}
+        return _project(self.backbone, self.projector, views, together=self.merge_views)
 
-    def _project(self, view: Tensor) -> Tensor:
-        projection: Tensor = self.projector(self.backbone(view))
-        return projection
+
+def _project(
+    backbone: nn.Module, projector: nn.Module, views: Views, *, together: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    flat = [view for pair in views.values() for view in pair]
+    projections = forward_views(lambda view: projector(backbone(view)), flat, together=together)
+    return dict(zip(views, zip(projections[::2], projections[1::2], strict=True), strict=True))
 
 
 class OnlineTarget(nn.Module):
-    """The online network and its target, initialised from a seed.
+    """BYOL's online network and its target, initialised from a seed.
 
     Args:
         encoder: architecture and widths.
         terms: the loss terms in use, each with a predictor of its own.
         seed: the run's seed.
         stage: name of the stage, which keys the initial weights.
+        backbone: weights that the backbone starts from, by torchvision's names; None draws them.
+        merge_views: whether views of one size are forwarded together, with joint batch statistics.
     """
 
-    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...], seed: int, stage: str) -> None:
+    def __init__(
+        self,
+        encoder: config.Encoder,
+        terms: tuple[str, ...],
+        seed: int,
+        stage: str,
+        backbone: Mapping[str, Tensor] | None = None,
+        *,
+        merge_views: bool = False,
+    ) -> None:
         super().__init__()
-        self.online = Online(encoder, terms)
+        self.online = Online(encoder, terms, merge_views=merge_views)
         initialise(self.online.backbone, seed, stage, "backbone")
         initialise(self.online.projector, seed, stage, "projector")
         for term, predictor in self.online.predictors.items():
             initialise(predictor, seed, stage, "predictor", term)
+        if backbone is not None:
+            load_backbone(self.online.backbone, backbone)
         self.target = Target(self.online)
 
     def losses(
@@ -116,7 +157,7 @@ class OnlineTarget(nn.Module):
         update_target(self.target.projector, self.online.projector, momentum)
 
 
-def term_weights(settings: config.ImageLevel) -> dict[str, float]:
+def term_weights(settings: config.Pretraining) -> dict[str, float]:
     """Return the weight of each loss term in use; a term of weight zero is not there, and so costs nothing.
 
     Args:
@@ -148,7 +189,7 @@ def byol_loss(predictions: Tensor, targets: Tensor, sample_weights: Tensor | Non
         sample_weights: (n,) float, factors on the samples before the mean; None for ones.
 
     Returns:
-        A scalar, at least float32.
+        A scalar, at least float32; 0 for no samples.
     """
     dtype = torch.promote_types(predictions.dtype, torch.float32)
     first, second = (
@@ -156,6 +197,13 @@ def byol_loss(predictions: Tensor, targets: Tensor, sample_weights: Tensor | Non
         functional.normalize(targets.detach().to(dtype), dim=1),
     )
     losses = 2 - 2 * (first * second).sum(dim=1)
+    return weighted_mean(losses, sample_weights)
+
+
+def weighted_mean(losses: Tensor, sample_weights: Tensor | None) -> Tensor:
+    """Return the mean of (n,) losses times (n,) factors, None for ones; 0 for n = 0, a share of a short batch."""
+    if not len(losses):
+        return losses.sum()
     return losses.mean() if sample_weights is None else (losses * sample_weights).mean()
 
 
@@ -178,8 +226,10 @@ def symmetrised_losses(
 
 
 def feature_moments(projections: Tensor) -> Tensor:
-    """Return the (2, d) means of the directions of (n, d) projections and of their squares."""
+    """Return the (2, d) means of the directions of (n, d) projections and of their squares; zeros for n = 0."""
     units = functional.normalize(projections.float(), dim=1)
+    if not len(units):
+        return units.new_zeros(2, units.shape[1])
     return torch.stack([units.mean(dim=0), units.square().mean(dim=0)])
 
 

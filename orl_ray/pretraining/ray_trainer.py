@@ -26,6 +26,8 @@ from orl_ray.folders import Folder, StorageUnavailableError
 from orl_ray.leases import LeaseLostError, check_fence
 from orl_ray.node_preflight import require_store
 from orl_ray.pretraining.export import export_training_set
+from orl_ray.pretraining.facts import training_facts
+from orl_ray.pretraining.initial_weights import initial_backbone
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
@@ -208,9 +210,10 @@ def _train(job: TrainingJob) -> None:
         report if place.rank == 0 else lambda _step, _total, _entry: None,
         job.config.execution.checkpoint_seconds,
         threads,
+        initial_backbone(job.config, job.store, job.stage, job.manifests),
     )
     if place.rank == 0:
-        _write_output(job, tensors, time.monotonic() - started, place.device)
+        _write_output(job, tensors, time.monotonic() - started, place)
     if context.get_local_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -233,12 +236,14 @@ def _local_training_set(job: TrainingJob, local_rank: int) -> Path:
     return folder
 
 
-def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: float, device: torch.device) -> None:
+def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: float, place: Place) -> None:
     final = StoreCheckpoints(job.store, job.output, job.fence).latest()
     history = final.history if final else []
     prefix = "online.backbone."
     backbone = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    encoder = job.config.encoder
+    facts = training_facts(getattr(job.config, job.stage), encoder, place.size, place.device.type)
     images = sum(record.rows for record in job.store.collection("scenes", job.manifests["scenes"]))
     check_fence(job.store, job.output, job.fence)
     job.store.write_part(
@@ -248,8 +253,8 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
         {"model.safetensors": save(model), "backbone.safetensors": save(backbone)},
         rows=final.step if final else 0,
         seconds=seconds,
-        environment=numeric_environment(device.type),
-        facts={"history": history, "images": images, "encoder": asdict(job.config.encoder)},
+        environment=numeric_environment(place.device.type),
+        facts={"history": history, "images": images, "encoder": asdict(encoder), **facts},
     )
 
 

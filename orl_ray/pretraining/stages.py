@@ -1,9 +1,12 @@
 """The stages ``image_level`` and ``object_level``: two pre-trainings, each written by one driver at a time."""
 
+from dataclasses import replace
+
 from orl_ray.config import Config
 from orl_ray.execution import StageRun
 from orl_ray.leases import Lease
 from orl_ray.pipeline import Input, Stage
+from orl_ray.pretraining.initial_weights import initial_identity
 
 
 def run_training(run: StageRun) -> None:
@@ -13,11 +16,16 @@ def run_training(run: StageRun) -> None:
         LeaseHeldError: another living driver writes this output.
         RuntimeError: the training failed.
     """
+    from orl_ray.pretraining.facts import describe, training_facts
     from orl_ray.pretraining.ray_trainer import TrainingJob, fit
 
-    stage, key = run.plan.stage.name, run.plan.key
-    with Lease(run.store, f"{stage}/{key}", promise=run.config.execution.lease_seconds, run_id=run.run_id) as lease:
+    stage, key, execution = run.plan.stage.name, run.plan.key, run.config.execution
+    with Lease(run.store, f"{stage}/{key}", promise=execution.lease_seconds, run_id=run.run_id) as lease:
         if run.store.record(stage, key) is None:  # the holder before us may have finished it
+            device_type = "cuda" if execution.use_gpu else "cpu"
+            settings = getattr(run.config, stage)
+            for line in describe(training_facts(settings, run.config.encoder, execution.train_workers, device_type)):
+                run.progress.console.line(f"{run.plan.stage.title}: {line}")
             manifests = {name: run.plan.manifests[name] for name in run.plan.inputs}
             fit(run, TrainingJob(run.config, run.store, stage, key, lease.fence, manifests))
         record = run.store.record(stage, key)
@@ -38,6 +46,7 @@ IMAGE_LEVEL = Stage(
     version=1,
     inputs=(Input("scenes", "collection"),),
     settings=("seed", "encoder", "image_level"),
+    identity=initial_identity("image_level"),
     scope="collection",
     unit="steps",
     budget=training_cpus,
@@ -63,9 +72,13 @@ OBJECT_LEVEL = Stage(
         "mining.min_similarity",
         "mining.max_similarity",
     ),
+    identity=initial_identity("object_level"),
     scope="collection",
     unit="steps",
     budget=training_cpus,
     trains=True,
     work=run_training,
 )
+
+# With object_level.init_from=image_level.
+OBJECT_LEVEL_FROM_IMAGES = replace(OBJECT_LEVEL, inputs=(*OBJECT_LEVEL.inputs, Input("image_level", "collection")))

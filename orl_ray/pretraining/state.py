@@ -1,16 +1,15 @@
 """The state of a training: networks, optimiser and step, to tensors by name and back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
-from orl_ray.pretraining.objectives import OnlineTarget
+from orl_ray.pretraining.networks import build_network
+from orl_ray.pretraining.optimisers import build_optimizer, optimizer_tensors, set_step
 from orl_ray.pretraining.place import Place
-
-_MOMENTUM = "momentum_buffer"
 
 
 class TrainingState:
@@ -23,33 +22,32 @@ class TrainingState:
         seed: the run's seed.
         stage: name of the stage.
         place: where this process runs.
+        images: number of images that are trained on.
+        backbone: weights that the backbone starts from, by torchvision's names; None draws them.
 
     Attributes:
-        network: online and target networks, on the device, channels last.
-        optimizer: SGD over the online network, weight decay on every parameter (specification 1.4).
+        network: the method's networks, on the device, channels last.
+        optimizer: of the online network.
         step: completed steps.
         history: measurements so far; kept by the process of rank 0.
     """
 
     def __init__(
         self,
-        settings: config.ImageLevel,
+        settings: config.Pretraining,
         encoder: config.Encoder,
         terms: tuple[str, ...],
         seed: int,
         stage: str,
         place: Place,
+        images: int,
+        backbone: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._place = place
-        self.network = OnlineTarget(encoder, terms, seed, stage)
+        self.network = build_network(settings, encoder, terms, seed, stage, images, backbone)
         place.synchronise_batch_norm(self.network)
         self.network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parameters = self.network.online.parameters()
-        self.optimizer = torch.optim.SGD(
-            parameters, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-        for parameter in self.network.online.parameters():  # SGD's first step from zeros is its first step from nothing
-            self.optimizer.state[parameter][_MOMENTUM] = torch.zeros_like(parameter)
+        self.optimizer = build_optimizer(settings, self.network.online)
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -78,6 +76,7 @@ class TrainingState:
         if self.step:
             for _, tensor in self._named():
                 self._place.from_first(tensor)
+        set_step(self.optimizer, self.step)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         own = dict(self._named())
@@ -101,5 +100,4 @@ class TrainingState:
         """Yield every tensor of the state under its name in a checkpoint, sharing memory."""
         for name, tensor in self.network.state_dict().items():
             yield name.replace("online.predictors.", "predictors.", 1), tensor
-        for name, parameter in self.network.online.named_parameters():
-            yield f"optimizer.{name}", self.optimizer.state[parameter][_MOMENTUM]
+        yield from optimizer_tensors(self.optimizer, self.network.online)

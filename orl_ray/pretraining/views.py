@@ -52,6 +52,8 @@ class ViewMaker:
         terms: the loss terms whose views are wanted.
         view_size: side of a whole-image view, pixels.
         patch_size: side of a region view, pixels; unused where no region term is wanted.
+        augmentation: name of the pair of pipelines, a key of :data:`~orl_ray.pretraining.augmentation.PIPELINES`.
+        smallest_crop: least share of an image's area that a whole-image view shows.
     """
 
     training_set: TrainingSet
@@ -60,6 +62,8 @@ class ViewMaker:
     terms: tuple[str, ...]
     view_size: int
     patch_size: int = 0
+    augmentation: str = "byol"
+    smallest_crop: float = 0.08
 
     def side(self, term: str) -> int:
         """Return the side of a term's views, pixels."""
@@ -85,7 +89,7 @@ class ViewMaker:
         def view(term: str, number: int) -> Parameters:
             keys = [draws.stream(self.seed, self.stage, part.lap, term, number, "augmentation") for part in samples]
             ids = [self.training_set.image_ids[part.positions] for part in samples]
-            pipeline = PIPELINES[number - 1]
+            pipeline = PIPELINES[self.augmentation][number - 1]
             return concatenate([draw_parameters(key, these, pipeline) for key, these in zip(keys, ids, strict=True)])
 
         return {term: (view(term, 1), view(term, 2)) for term in self.terms}
@@ -118,10 +122,11 @@ class _Sample:
 
     def global_crops(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Cut two random resized crops of the whole image."""
+        scale = (self.maker.smallest_crop, 1.0)
         first, second = (
             crop_resize(
                 self.image,
-                random_resized_crops(self._key(GLOBAL, view, "crop"), self._ids, *self._extent)[0],
+                random_resized_crops(self._key(GLOBAL, view, "crop"), self._ids, *self._extent, scale)[0],
                 self.maker.view_size,
             )
             for view in (1, 2)

@@ -6,7 +6,7 @@ from small_store import fresh_weights
 
 from orl_ray.embeddings.encoder import FrozenEncoder, frozen_backbone, frozen_image_encoder, image_feature, load_weights
 from orl_ray.encoders.backbones import build_backbone, initialise
-from orl_ray.encoders.heads import mlp_head
+from orl_ray.encoders.heads import PROJECTORS, mlp_head
 from orl_ray.settings import load
 from orl_ray.storage import StoreError
 
@@ -37,7 +37,7 @@ class TestFrozenEncoder:
 
     def test_a_projector_that_ends_in_no_linear_layer_is_refused(self):
         head = torch.nn.Sequential(torch.nn.Linear(512, 4), torch.nn.ReLU())
-        with pytest.raises(TypeError, match="ends in a linear layer, not in ReLU"):
+        with pytest.raises(TypeError, match="ends in a linear layer or a batch norm, not in ReLU"):
             FrozenEncoder(build_backbone("resnet18"), head, torch.device("cpu"))
 
 
@@ -67,6 +67,15 @@ class TestImageEncoder:
         assert encoder.features == 8
         torch.testing.assert_close(encoder(images()), projector.eval()(frozen_backbone(CONFIG, weights)(images())))
 
+    @pytest.mark.parametrize("method", ["moco", "simclr"])
+    def test_takes_the_projector_of_any_method(self, weights, method):
+        projector = PROJECTORS[method](512, 16, 8)
+        backbone = {name: tensor for name, tensor in weights.items() if name.startswith("online.backbone.")}
+        own = {f"online.projector.{name}": tensor for name, tensor in projector.state_dict().items()}
+        encoder = frozen_image_encoder(CONFIG, backbone | own)
+        assert encoder.features == 8
+        torch.testing.assert_close(encoder(images()), projector.eval()(frozen_backbone(CONFIG, weights)(images())))
+
     def test_is_the_backbone_alone_where_the_config_says_so(self, weights):
         config = load("laptop", None, ["mining.image_feature=backbone"])
         torch.testing.assert_close(
@@ -86,7 +95,7 @@ class TestImageEncoder:
 
     def test_a_projector_that_lacks_a_layer_is_refused(self, weights):
         fewer = {name: tensor for name, tensor in weights.items() if name != "online.projector.3.weight"}
-        with pytest.raises(RuntimeError, match="Missing key"):
+        with pytest.raises(ValueError, match="of no projector known here"):
             frozen_image_encoder(CONFIG, fewer)
 
     def test_says_what_it_gives(self, weights):

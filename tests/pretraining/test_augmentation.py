@@ -153,7 +153,7 @@ def test_untouched_images_are_normalised_as_torchvision_does():
 def test_input_is_left_alone_and_channels_last_input_gives_the_same():
     images = photographs(6)
     before = images.clone()
-    parameters = draw_parameters(1, IDS[:6], PIPELINES[1])
+    parameters = draw_parameters(1, IDS[:6], PIPELINES["byol"][1])
     plain = augment(images, parameters)
     assert torch.equal(images, before)
     assert torch.equal(augment(images.contiguous(memory_format=torch.channels_last), parameters), plain)
@@ -161,14 +161,14 @@ def test_input_is_left_alone_and_channels_last_input_gives_the_same():
 
 @pytest.mark.parametrize(("view", "blur", "solarised"), [(0, 1.0, 0.0), (1, 0.1, 0.2)])
 def test_operations_occur_as_often_as_published(view, blur, solarised):
-    drawn = draw_parameters(draws.stream(0, "rates"), IDS, PIPELINES[view])
+    drawn = draw_parameters(draws.stream(0, "rates"), IDS, PIPELINES["byol"][view])
     wanted = {"flip": 0.5, "jitter": 0.8, "grayscale": 0.2, "blur": blur, "solarise": solarised}
     for name, rate in wanted.items():
         assert getattr(drawn, name).mean() == pytest.approx(rate, abs=0.02)
 
 
 def test_values_fill_the_published_ranges_and_every_order_occurs():
-    drawn = draw_parameters(draws.stream(0, "ranges"), IDS, PIPELINES[0])
+    drawn = draw_parameters(draws.stream(0, "ranges"), IDS, PIPELINES["byol"][0])
     lows, highs = drawn.factors.min(0), drawn.factors.max(0)
     assert lows == pytest.approx([0.6, 0.6, 0.8, -0.1], abs=2e-3)
     assert highs == pytest.approx([1.4, 1.4, 1.2, 0.1], abs=2e-3)
@@ -178,17 +178,32 @@ def test_values_fill_the_published_ranges_and_every_order_occurs():
     assert counts.min() > 5000 / 24 * 0.7
 
 
+@pytest.mark.parametrize(("name", "saturation", "others", "hue"), [("moco", 0.4, 0.4, 0.1), ("simclr", 0.8, 0.8, 0.2)])
+def test_baselines_treat_both_views_alike_with_their_own_colours(name, saturation, others, hue):
+    first, second = PIPELINES[name]
+    assert first == second
+    drawn = draw_parameters(draws.stream(0, name), IDS, first)
+    spans = np.array([others, others, saturation, hue])
+    assert drawn.factors.max(0) - [1, 1, 1, 0] == pytest.approx(spans, abs=4e-3)
+    assert [1, 1, 1, 0] - drawn.factors.min(0) == pytest.approx(spans, abs=4e-3)
+    rates = {"flip": 0.5, "jitter": 0.8, "grayscale": 0.2, "blur": 0.5, "solarise": 0}
+    for operation, rate in rates.items():
+        assert getattr(drawn, operation).mean() == pytest.approx(rate, abs=0.02)
+
+
 def test_operations_draw_independently():
-    drawn = draw_parameters(draws.stream(0, "independent"), IDS, PIPELINES[1])
+    drawn = draw_parameters(draws.stream(0, "independent"), IDS, PIPELINES["byol"][1])
     columns = [drawn.flip, drawn.jitter, drawn.grayscale, drawn.blur, drawn.solarise, drawn.sigma, *drawn.factors.T]
     correlations = np.corrcoef(np.stack([np.asarray(column, float) for column in columns])) - np.eye(len(columns))
     assert np.abs(correlations).max() < 0.06
 
 
 def test_draws_are_keyed_by_image_alone():
-    whole = draw_parameters(9, IDS[:10], PIPELINES[1])
-    joined = concatenate([draw_parameters(9, IDS[:4], PIPELINES[1]), draw_parameters(9, IDS[4:10], PIPELINES[1])])
-    other = draw_parameters(10, IDS[:10], PIPELINES[1])
+    whole = draw_parameters(9, IDS[:10], PIPELINES["byol"][1])
+    joined = concatenate(
+        [draw_parameters(9, IDS[:4], PIPELINES["byol"][1]), draw_parameters(9, IDS[4:10], PIPELINES["byol"][1])]
+    )
+    other = draw_parameters(10, IDS[:10], PIPELINES["byol"][1])
     for entry in fields(Parameters):
         assert np.array_equal(getattr(whole, entry.name), getattr(joined, entry.name))
     assert not np.array_equal(whole.factors, other.factors)

@@ -1,23 +1,29 @@
 """The training stages: under a lease, once, and never over another driver's work."""
 
+import io
 import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from small_store import HISTORY, SmallStore, write_fresh_weights
 
 from orl_ray.config import Config, Execution
+from orl_ray.embeddings.encoder import load_weights
 from orl_ray.execution import StageRun
 from orl_ray.leases import Lease, LeaseHeldError, latest_fence, lease_folder
 from orl_ray.pretraining import stages
+from orl_ray.pretraining.initial_weights import initial_backbone
 from orl_ray.pretraining.stages import run_training, training_cpus
+from orl_ray.progress import Console, StageProgress
 
 
 @pytest.fixture
 def run(tmp_path):
     small = SmallStore.new(tmp_path / "store")
     small.make("scenes")
-    return StageRun(small.config, small.store, small.plan("image_level"), "run", cpus=4, progress=None)
+    progress = StageProgress(Console(io.StringIO()), "pre-train on images", 1, "steps")
+    return StageRun(small.config, small.store, small.plan("image_level"), "run", cpus=4, progress=progress)
 
 
 @pytest.fixture
@@ -43,6 +49,26 @@ def test_a_training_is_written_with_its_manifest_and_its_lease_is_released(run, 
     assert jobs[0].manifests == {"scenes": run.plan.manifests["scenes"]}
     with Lease(run.store, jobs[0].output, promise=30, run_id="next") as lease:
         assert lease.fence == 2
+
+
+def test_a_training_says_what_it_costs_and_what_its_batch_norm_averages_over(run, jobs):
+    run_training(run)
+    text = run.progress.console.stream.getvalue()
+    assert "GFLOP a sample (online" in text
+    assert "batch norm: torch.nn.BatchNorm over 1 process(es), of each view by itself" in text
+
+
+def test_starting_from_image_level_reads_it_and_its_content_enters_the_key(tmp_path):
+    small = SmallStore.new(tmp_path / "store")
+    small.make("correspondences")
+    plain, started = small.plan("object_level"), small.with_settings(object_level={"init_from": "image_level"})
+    assert "image_level" not in plain.manifests
+    planned = started.plan("object_level")
+    assert planned.key != plain.key
+    assert planned.inputs["image_level"] == small.plan("image_level").content_hash
+    found = initial_backbone(started.config, small.store, "object_level", planned.manifests)
+    weights = load_weights(small.store, "image_level", planned.manifests["image_level"])
+    assert torch.equal(found["conv1.weight"], weights["online.backbone.conv1.weight"])
 
 
 def test_what_an_earlier_holder_finished_is_not_trained_again(run, jobs):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from orl_ray.pretraining.sampling import SampleStream
@@ -47,6 +47,57 @@ def test_order_differs_between_laps_seeds_and_stages():
 )
 def test_total_steps_are_rounded_up(epochs, images, batch, steps):
     assert SampleStream(0, "image_level", images, batch).total_steps(epochs) == steps
+
+
+@given(st.integers(2, 40), st.integers(2, 9), st.integers(0, 5))
+def test_short_last_batches_end_each_lap_with_what_is_left(images, batch, seed):
+    assume(images % batch != 1)
+    stream = SampleStream(seed, "image_level", images, batch, last_batch="short")
+    steps = -(-images // batch)
+    assert stream.total_steps(3) == 3 * steps
+    for lap in range(3):
+        parts = [flat(stream.batch(step)) for step in range(lap * steps, (lap + 1) * steps)]
+        assert [len(part) for part in parts] == [batch] * (steps - 1) + [images - batch * (steps - 1)]
+        assert sorted(sample for part in parts for sample in part) == [(lap, position) for position in range(images)]
+
+
+@given(st.integers(4, 40), st.sampled_from([2, 4]), st.integers(0, 5))
+def test_dropped_batches_are_the_full_ones_of_the_same_laps(images, batch, seed):
+    full_laps = SampleStream(seed, "image_level", images, images)
+    stream = SampleStream(seed, "image_level", images, batch, last_batch="dropped")
+    steps = images // batch
+    assert stream.total_steps(2) == 2 * steps
+    for lap in range(2):
+        seen = [sample for step in range(lap * steps, (lap + 1) * steps) for sample in flat(stream.batch(step))]
+        assert seen == flat(full_laps.batch(lap))[: steps * batch]
+
+
+@given(st.integers(2, 40), st.sampled_from([1, 2, 4]), st.integers(0, 30))
+def test_shares_of_a_short_batch_make_it_up_and_their_factors_its_mean(images, processes, step):
+    assume(images % 8 != 1)
+    stream = SampleStream(0, "image_level", images, 8, processes, "short")
+    whole, shares = flat(stream.batch(step)), [flat(stream.share(step, rank)) for rank in range(processes)]
+    assert [sample for share in shares for sample in share] == whole
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    means = [np.mean([position for _, position in share]) if share else 0 for share in shares]
+    factors = [stream.share_factor(step, rank) for rank in range(processes)]
+    mean = np.mean([factor * mean for factor, mean in zip(factors, means, strict=True)])
+    assert mean == pytest.approx(np.mean([position for _, position in whole]))
+
+
+def test_published_run_has_232_steps_an_epoch_the_last_of_15_images():
+    stream = SampleStream(0, "image_level", 118_287, 512, last_batch="short")
+    assert stream.total_steps(800) == 185_600 == 232 * 800
+    assert len(flat(stream.batch(231))) == 15
+    assert stream.epoch(464) == 2
+    assert SampleStream(0, "image_level", 241_690, 512, last_batch="short").total_steps(800) == 378_400
+
+
+def test_laps_without_a_batch_for_batch_norm_are_refused():
+    with pytest.raises(ValueError, match="9 images would be a batch of its own"):
+        SampleStream(0, "image_level", 9, 4, last_batch="short")
+    with pytest.raises(ValueError, match="3 images do not fill a batch of 4"):
+        SampleStream(0, "image_level", 3, 4, last_batch="dropped")
 
 
 def test_batch_that_does_not_divide_by_the_processes_is_an_error():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orl_ray import config
+from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.schedules import (
     Schedule,
     ema_momentum,
@@ -55,10 +56,41 @@ def test_ema_horizon_caps_the_averaged_steps(batch, total, horizon):
     assert 1 / (1 - base) <= max(1, horizon * total) * (1 + 1e-9)
 
 
-def test_schedule_of_the_published_run():
-    schedule = Schedule.of(config.ImageLevel(), 118_287, 184_824)
-    assert schedule.peak == 0.4
+def test_schedule_of_a_long_run_in_full_batches():
+    schedule = Schedule.of(config.ImageLevel(), SampleStream(0, "image_level", 118_287, 512))
+    assert (schedule.total, schedule.peak) == (184_824, 0.4)
     assert schedule.warmup == pytest.approx(4 * 118_287 / 512)
     assert schedule.ema_momentum(0) == pytest.approx(0.99)
     assert schedule.ema_momentum(184_824) == 1
     assert schedule.learning_rate(924) == pytest.approx(0.4, rel=1e-3)
+
+
+def published(**settings):
+    stream = SampleStream(0, "image_level", 118_287, 512, last_batch="short")
+    return Schedule.of(config.ImageLevel(cosine="epoch", **settings), stream)
+
+
+@given(st.integers(0, 185_599))
+def test_published_cosine_changes_once_an_epoch_and_its_warmup_every_step(step):
+    cosine = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 232) / 800))  # mmcv: by_epoch, epochs counted from 0
+    missing = (1 - step / 928) * (1 - 1e-4) if step < 928 else 0
+    assert published().learning_rate(step) == pytest.approx(cosine * (1 - missing), rel=1e-12)
+
+
+def test_published_schedule_takes_warmup_and_momentum_from_steps():
+    schedule = published()
+    assert (schedule.total, schedule.warmup) == (185_600, 928)
+    assert schedule.ema_momentum(92_800) == pytest.approx(0.995)
+
+
+def test_cosine_of_epochs_needs_whole_epochs():
+    with pytest.raises(ValueError, match=r"cosine=epoch: an epoch of 10 images is 2\.5 batches of 4"):
+        Schedule.of(config.ImageLevel(cosine="epoch", batch_size=4), SampleStream(0, "image_level", 10, 4))
+
+
+def test_momentum_may_stay_where_it_is():
+    steady = Schedule.of(
+        config.ImageLevel(batch_size=256, ema_base=0.999**2, ema_final=0.999**2),
+        SampleStream(0, "image_level", 1000, 256),
+    )
+    assert {round(steady.ema_momentum(step), 12) for step in range(steady.total + 1)} == {0.999}

@@ -109,7 +109,7 @@ def test_augmentation_differs_between_anchors_laps_roles_and_views(maker, object
     parameters = maker.parameters(samples)
     rows = [tuple(view.factors[row].tolist()) for pair in parameters.values() for view in pair for row in range(3)]
     assert len(set(rows)) == 3 * 2 * 3
-    wanted = draw_parameters(key(1, "inter", 2, "augmentation"), object_set.image_ids[[1]], PIPELINES[1])
+    wanted = draw_parameters(key(1, "inter", 2, "augmentation"), object_set.image_ids[[1]], PIPELINES["byol"][1])
     assert np.array_equal(parameters["inter"][1].factors[2:], wanted.factors)
 
 
