@@ -21,7 +21,7 @@ from orl_ray.pretraining.objectives import (
 )
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.prefetch import view_batches
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
 from orl_ray.pretraining.training_set import TrainingSet
@@ -70,7 +70,9 @@ def train(
     """
     weights = term_weights(settings)
     _check_content(training_set, weights)
-    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size)
+    if settings.batch_size % place.size:  # gradients are averaged over the processes as if their shares were equal
+        raise ValueError(f"the batch of {settings.batch_size} does not divide by {place.size} training processes")
+    stream = SampleStream(seed, stage, len(training_set), settings.batch_size)
     schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
     _resume(state, checkpoints, schedule)
@@ -79,8 +81,7 @@ def train(
     batches = view_batches(
         maker,
         stream,
-        range(state.step, schedule.total),
-        rank=place.rank,
+        (Share(step, place.rank, place.size) for step in range(state.step, schedule.total)),
         threads=loader_threads,
         pinned=place.device.type == "cuda",
     )
