@@ -44,6 +44,7 @@ def train(
     on_step: OnStep,
     checkpoint_seconds: float,
     loader_threads: int,
+    loader_processes: int = 0,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -60,6 +61,7 @@ def train(
         on_step: called on every process after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
         loader_threads: threads of this process that decode and cut views.
+        loader_processes: processes that do so instead; 0 takes the threads.
 
     Returns:
         The tensors of the final checkpoint.
@@ -77,12 +79,13 @@ def train(
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
     _resume(state, checkpoints, schedule)
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
-    maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size)
+    maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size, settings.decode_margin)
     batches = view_batches(
         maker,
         stream,
         (Share(step, place.rank, place.size) for step in range(state.step, schedule.total)),
         threads=loader_threads,
+        processes=loader_processes,
         pinned=place.device.type == "cuda",
     )
     saved = time.monotonic()

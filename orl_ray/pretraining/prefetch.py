@@ -1,12 +1,20 @@
-"""Batches of views, made ahead of their use by threads: Pillow decodes and resizes without Python's lock."""
+"""Batches of views, made ahead of their use by threads or by processes; the same batches either way.
 
+Threads share the process that trains: decoding and resizing let go of Python's lock, drawing boxes does not. Processes
+have a lock each and make a whole batch each, which then crosses in shared memory.
+"""
+
+import multiprocessing
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from orl_ray.pretraining.objectives import INTER
 from orl_ray.pretraining.sampling import SampleStream, Share
@@ -21,6 +29,7 @@ def view_batches(
     shares: Iterable[Share],
     *,
     threads: int = 2,
+    processes: int = 0,
     pinned: bool = False,
 ) -> Generator[ViewBatch]:
     """Make some batches, or parts of batches, in order, with two more in the making than the one that is in use.
@@ -29,17 +38,29 @@ def view_batches(
         maker: cuts the views.
         stream: says which samples a step takes.
         shares: what is wanted.
-        threads: threads that decode and cut.
+        threads: threads that decode and cut, where there are no processes.
+        processes: processes that decode and cut, each with two batches in the making; 0 takes threads.
         pinned: put the images into pinned memory, for copies to a GPU that do not wait.
 
     Yields:
-        One batch a share. What goes wrong in a thread is raised here.
+        One batch a share. What goes wrong in a thread or a process is raised here.
     """
+    if processes:
+        yield from _from_processes(maker, stream, shares, processes, pinned=pinned)
+    else:
+        yield from _from_threads(maker, stream, shares, threads, pinned=pinned)
+
+
+def _from_threads(
+    maker: ViewMaker, stream: SampleStream, shares: Iterable[Share], threads: int, *, pinned: bool
+) -> Generator[ViewBatch]:
     executor = ThreadPoolExecutor(threads, thread_name_prefix="views")
-    pending: deque[_Pending] = deque()
+    pending: deque[_Filling] = deque()
     try:
         for share in shares:
-            pending.append(_Pending(executor, maker, stream, share, pinned=pinned))
+            filling = _Filling(maker, stream, share, pinned=pinned)
+            filling.start(executor)
+            pending.append(filling)
             if len(pending) > _AHEAD:
                 yield pending.popleft().result()
         while pending:
@@ -48,18 +69,52 @@ def view_batches(
         executor.shutdown(cancel_futures=True)
 
 
-class _Pending:
-    """A batch whose samples threads are writing into their places."""
+def _from_processes(
+    maker: ViewMaker, stream: SampleStream, shares: Iterable[Share], processes: int, *, pinned: bool
+) -> Generator[ViewBatch]:
+    # Forked by a server that has imported this file: quicker than starting each anew, and safe beside threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    loader: DataLoader[ViewBatch] = DataLoader(
+        _Batches(maker, stream),
+        batch_size=None,
+        sampler=shares,
+        num_workers=processes,
+        prefetch_factor=_AHEAD,
+        collate_fn=_as_it_is,
+        pin_memory=pinned,
+        multiprocessing_context=context,
+    )
+    yield from loader
 
-    def __init__(
-        self,
-        executor: ThreadPoolExecutor,
-        maker: ViewMaker,
-        stream: SampleStream,
-        share: Share,
-        *,
-        pinned: bool,
-    ) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Batches(Dataset[ViewBatch]):
+    """All batches, by their share, made one after the other in the process that asks."""
+
+    maker: ViewMaker
+    stream: SampleStream
+
+    def __getitem__(self, share: Share) -> ViewBatch:
+        filling = _Filling(self.maker, self.stream, share, pinned=False)
+        for fill in filling.fills:
+            fill()
+        return filling.batch
+
+
+def _as_it_is(batch: ViewBatch) -> ViewBatch:
+    return batch
+
+
+class _Filling:
+    """A batch whose images are still to be filled in.
+
+    Attributes:
+        batch: the batch.
+        fills: one call a sample, which makes its views and writes them into their places.
+    """
+
+    def __init__(self, maker: ViewMaker, stream: SampleStream, share: Share, *, pinned: bool) -> None:
         samples = stream.share(share)
         places = [(part.lap, int(position)) for part in samples for position in part.positions]
 
@@ -67,27 +122,29 @@ class _Pending:
             side = maker.side(term)
             return torch.empty((len(places), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
 
-        self._images = {term: (empty(term), empty(term)) for term in maker.terms}
-        arrays = {term: (first.numpy(), second.numpy()) for term, (first, second) in self._images.items()}
+        images = {term: (empty(term), empty(term)) for term in maker.terms}
+        arrays = {term: (first.numpy(), second.numpy()) for term, (first, second) in images.items()}
 
-        def write(index: int, lap: int, position: int) -> None:
+        def fill(index: int, lap: int, position: int) -> None:
             for term, crops in maker.crops(lap, position).items():
                 for array, crop in zip(arrays[term], crops, strict=True):
                     np.copyto(array[index], crop)
 
-        self._futures: list[Future[None]] = [
-            executor.submit(write, index, *place) for index, place in enumerate(places)
-        ]
-        self._share = share
-        self._parameters = maker.parameters(samples)
-        self._weights = {INTER: maker.inter_weights(samples, stream.batch(share.step))} if INTER in maker.terms else {}
+        self.fills: list[Callable[[], None]] = [partial(fill, index, *place) for index, place in enumerate(places)]
+        self.batch = ViewBatch(
+            share.step,
+            {term: (first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2)) for term, (first, second) in images.items()},
+            maker.parameters(samples),
+            {INTER: maker.inter_weights(samples, stream.batch(share.step))} if INTER in maker.terms else {},
+        )
+        self._futures: list[Future[None]] = []
+
+    def start(self, executor: ThreadPoolExecutor) -> None:
+        """Let threads fill the images in."""
+        self._futures = [executor.submit(fill) for fill in self.fills]
 
     def result(self) -> ViewBatch:
-        """Wait for the samples and return the batch."""
+        """Wait for the threads and return the batch."""
         for future in self._futures:
             future.result()
-        images = {
-            term: (first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2))
-            for term, (first, second) in self._images.items()
-        }
-        return ViewBatch(self._share.step, images, self._parameters, self._weights)
+        return self.batch

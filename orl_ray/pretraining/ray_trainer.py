@@ -208,6 +208,7 @@ def _train(job: TrainingJob) -> None:
         report if place.rank == 0 else lambda _step, _total, _entry: None,
         job.config.execution.checkpoint_seconds,
         threads,
+        job.config.execution.loader_workers,
     )
     if place.rank == 0:
         _write_output(job, tensors, time.monotonic() - started, place.device)

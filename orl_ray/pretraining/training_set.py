@@ -21,7 +21,7 @@ meta.json                         format version, counts, pixel limit
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,9 @@ class TrainingSet:
                 f"the files of {folder} hold {counts}, its {META} says {meta['counts']}; copy or export it again"
             )
         return opened
+
+    def __reduce__(self) -> tuple[Callable[[Path], "TrainingSet"], tuple[Path]]:
+        return TrainingSet.open, (self.folder,)  # another process maps the files itself
 
     def __len__(self) -> int:
         return len(self.image_ids)

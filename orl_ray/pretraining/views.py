@@ -1,7 +1,7 @@
 """The uint8 views of one training sample and of a batch, cut on the CPU (specification 3.1)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -40,6 +40,11 @@ class ViewBatch:
     images: dict[str, tuple[Tensor, Tensor]]
     parameters: dict[str, tuple[Parameters, Parameters]]
     sample_weights: dict[str, Tensor]
+
+    def pin_memory(self) -> "ViewBatch":
+        """Return the batch with its images in pinned memory; torch's loader asks for it."""
+        images = {term: (first.pin_memory(), second.pin_memory()) for term, (first, second) in self.images.items()}
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True, slots=True)
