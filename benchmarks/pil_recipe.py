@@ -9,6 +9,7 @@ import io
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Solarization:
 def pipeline(view: int, *, crop: int | None) -> Callable[[Image.Image], Pixels]:
     """Return the pipeline of view 1 or 2, with a random resized crop to ``crop`` pixels for whole images."""
     blur, solarise = ((1.0, 0.0), (0.1, 0.2))[view - 1]
-    steps: list[Callable[[Image.Image], Image.Image]] = []
+    steps: list[Callable[[Any], Any]] = []
     if crop is not None:
         steps.append(transforms.RandomResizedCrop(crop, interpolation=transforms.InterpolationMode.BILINEAR))
     steps += [
@@ -76,7 +77,7 @@ class PilRecipe:
         views = [view(image) for view in self._views]
         if not self._patch_size:
             return views
-        first = _box(random.choice(self._set.rois(position)))  # type: ignore[arg-type]
+        first = _box(random.choice(self._set.rois(position)))
         second = jittered(first, *image.size)
         rows = self._set.rows(position)
         row = rows[random.randrange(len(rows))]

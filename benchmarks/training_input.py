@@ -102,7 +102,8 @@ def _training_set(files: list[Path], folder: Path) -> TrainingSet:
             rows = []
             for step in range(1, _NEIGHBORS + 1):
                 neighbor = (number + step) % len(files)
-                rows.append((neighbor, *(_drawn(rois[one], count, number, step) for one in (number, neighbor))))
+                one, other = (_drawn(rois[image], count, number, step) for image in (number, neighbor))
+                rows.append((neighbor, one, other))
             writer.add(number, path.read_bytes(), rois[number], rows)
     return TrainingSet.open(folder)
 

@@ -74,7 +74,7 @@ def train(
     _check_content(training_set, weights)
     if settings.batch_size % place.size:  # gradients are averaged over the processes as if their shares were equal
         raise ValueError(f"the batch of {settings.batch_size} does not divide by {place.size} training processes")
-    stream = SampleStream(seed, stage, len(training_set), settings.batch_size)
+    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, settings.shuffle_window)
     schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
     _resume(state, checkpoints, schedule)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class _Batches(Dataset[ViewBatch]):
         return filling.batch
 
 
-def _as_it_is(batch: ViewBatch) -> ViewBatch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -116,6 +117,8 @@ class _Filling:
 
     def __init__(self, maker: ViewMaker, stream: SampleStream, share: Share, *, pinned: bool) -> None:
         samples = stream.share(share)
+        if stream.window:
+            maker.training_set.expect(stream.a_window_ahead(share))
         places = [(part.lap, int(position)) for part in samples for position in part.positions]
 
         def empty(term: str) -> Tensor:

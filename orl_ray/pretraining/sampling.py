@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from orl_ray import draws
 
+# Images in a row that stay together where images are shuffled within windows: a part of the scenes, as a rule.
+RUN = 512
+
 
 @dataclass(frozen=True, slots=True)
 class LapSamples:
@@ -50,12 +53,16 @@ class SampleStream:
         stage: name of the stage.
         images: number of images in the training set.
         batch_size: global batch, over all processes.
+        window: if above 0, images are shuffled within windows of so many instead of over the whole collection. Runs of
+            ``RUN`` images that are neighbours in the training set, and so mostly in one file, come in a random order;
+            a window is the next so many images of it. The order is a function of the collection's size alone.
     """
 
     seed: int
     stage: str
     images: int
     batch_size: int
+    window: int = 0
 
     def total_steps(self, epochs: float) -> int:
         """Return the number of steps that see each image ``epochs`` times on average, rounded up."""
@@ -65,10 +72,20 @@ class SampleStream:
         """Return the samples of one step, counted from 0: one entry a lap that the batch touches, in order."""
         return self._samples(step * self.batch_size, self.batch_size)
 
-    def share(self, share: "Share") -> list[LapSamples]:
+    def share(self, share: Share) -> list[LapSamples]:
         """Return the samples of a share of a step; those of all its shares, in order, make up the batch."""
+        return self._samples(*self._bounds(share))
+
+    def a_window_ahead(self, share: Share) -> NDArray[np.int64]:
+        """Return positions that come one window after those of a share, so that their files may be fetched by then."""
+        start, count = self._bounds(share)
+        later = self._samples(start + self.window, count)
+        return np.concatenate([np.empty(0, np.int64), *(part.positions for part in later)])
+
+    def _bounds(self, share: Share) -> tuple[int, int]:
+        """Return the number of a share's first sample in the stream, and how many there are."""
         first, last = (self.batch_size * index // share.count for index in (share.index, share.index + 1))
-        return self._samples(share.step * self.batch_size + first, last - first)
+        return share.step * self.batch_size + first, last - first
 
     def _samples(self, start: int, count: int) -> list[LapSamples]:
         samples = np.arange(start, start + count, dtype=np.int64)
@@ -76,5 +93,27 @@ class SampleStream:
         return [self._lap(int(lap), samples[laps == lap] % self.images) for lap in np.unique(laps)]
 
     def _lap(self, lap: int, places: NDArray[np.int64]) -> LapSamples:
+        if self.window:
+            places = self._in_windows(lap, places)
+            return LapSamples(lap, self._in_runs(lap, places))
         key = draws.stream(self.seed, self.stage, lap, "order")
         return LapSamples(lap, draws.permute(key, places, self.images))
+
+    def _in_windows(self, lap: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Permute places within each window."""
+        permuted = np.empty_like(places)
+        for window in np.unique(places // self.window):
+            key = draws.stream(self.seed, self.stage, lap, "window", int(window))
+            start, inside = int(window) * self.window, places // self.window == window
+            size = min(self.window, self.images - start)
+            permuted[inside] = start + draws.permute(key, places[inside] - start, size)
+        return permuted
+
+    def _in_runs(self, lap: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Map places in the order of the runs to positions; 16 bytes a run are held meanwhile."""
+        count = -(-self.images // RUN)
+        runs = draws.permute(draws.stream(self.seed, self.stage, lap, "runs"), np.arange(count), count)
+        ends = np.cumsum(np.minimum(RUN, self.images - runs * RUN))  # the last run may be short
+        index = np.searchsorted(ends, places, side="right")
+        positions: NDArray[np.int64] = runs[index] * RUN + places - np.concatenate([[0], ends])[index]
+        return positions

@@ -103,16 +103,16 @@ class ViewMaker:
         views: dict[int, Iterator[NDArray[np.uint8]]] = {}
         for image in dict.fromkeys(cut.position for cut in cuts):
             of_image = [cut for cut in cuts if cut.position == image]
-            views[image] = iter(self._read(image, partial(self._cut, of_image)))
+            views[image] = iter(self._read(image, partial(self._cut, of_image), alone=image != position))
         return {term: (next(views[one.position]), next(views[two.position])) for term, (one, two) in wanted.items()}
 
     def _cut(self, cuts: Sequence[Cut], data: bytes, max_pixels: int) -> list[NDArray[np.uint8]]:
         return cut_views(data, cuts, max_pixels, self.decode_margin)
 
-    def _read(self, position: int, read: Callable[[bytes, int], _T]) -> _T:
+    def _read(self, position: int, read: Callable[[bytes, int], _T], *, alone: bool = False) -> _T:
         """Read something from the bytes of an image, and name the image where they are bad."""
         try:
-            return read(self.training_set.image_bytes(position), self.training_set.max_pixels)
+            return read(self.training_set.image_bytes(position, alone=alone), self.training_set.max_pixels)
         except BadImageError as error:
             image_id = self.training_set.image_ids[position]
             raise ValueError(f"image {image_id} of {self.training_set.folder} does not decode: {error}") from error
