@@ -7,6 +7,7 @@ stays readable, and what is gone is fetched again.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ class PackCache:
         path = self._path(number)
         try:
             with path.open("rb") as file:
-                os.utime(file.fileno())  # its last use
+                now = time.time_ns()
+                os.utime(file.fileno(), ns=(now, now))  # its last use
                 return os.pread(file.fileno(), size, offset)
         except FileNotFoundError:
             return None

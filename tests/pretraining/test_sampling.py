@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orl_ray.pretraining.sampling import SampleStream, Share
+from orl_ray.pretraining.sampling import RUN, SampleStream, Share
 
 
 def flat(parts):
@@ -47,3 +47,47 @@ def test_order_differs_between_laps_seeds_and_stages():
 )
 def test_total_steps_are_rounded_up(epochs, images, batch, steps):
     assert SampleStream(0, "image_level", images, batch).total_steps(epochs) == steps
+
+
+WINDOWED = st.builds(
+    SampleStream,
+    seed=st.integers(0, 3),
+    stage=st.just("image_level"),
+    images=st.integers(50, 1400),
+    batch_size=st.integers(40, 300),
+    window=st.integers(1, 1600),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(WINDOWED)
+def test_windows_see_each_image_once_a_lap_and_hold_few_runs(stream):
+    steps = -(-2 * stream.images // stream.batch_size)
+    samples = [sample for step in range(steps) for sample in flat(stream.batch(step))]
+    for lap in range(2):
+        positions = [position for at, position in samples if at == lap]
+        assert sorted(positions) == list(range(stream.images))
+        for start in range(0, stream.images, stream.window):
+            runs = {position // RUN for position in positions[start : start + stream.window]}
+            assert len(runs) <= -(-stream.window // RUN) + 2  # the short last run may lie among them
+
+
+def test_a_window_shuffles_within_runs_between_runs_and_between_laps():
+    stream = SampleStream(0, "image_level", 8 * RUN, 8 * RUN, window=2 * RUN)
+    first, second = (np.concatenate([part.positions for part in stream.batch(lap)]) for lap in range(2))
+    runs = [list(dict.fromkeys((order[: 2 * RUN] // RUN).tolist())) for order in (first, second)]
+    assert all(len(found) == 2 for found in runs)
+    assert sorted(runs[0]) != sorted(runs[1])
+    steps = np.abs(np.diff(first[: 2 * RUN]))
+    assert np.median(steps) > RUN / 4
+    assert not np.array_equal(first, second)
+
+
+@given(WINDOWED, st.integers(0, 5), st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_what_comes_a_window_ahead_is_what_will_come(stream, step, count):
+    ahead = [stream.a_window_ahead(Share(step, index, count)) for index in range(count)]
+    start = step * stream.batch_size + stream.window
+    last = -(-(start + stream.batch_size) // stream.batch_size)
+    samples = [position for at in range(last) for _, position in flat(stream.batch(at))]
+    assert np.concatenate(ahead).tolist() == samples[start : start + stream.batch_size]
