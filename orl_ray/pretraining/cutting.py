@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from orl_ray.pretraining.cuts import Cut
-from orl_ray.scenes.decode import REDUCTIONS, decode_known
+from orl_ray.scenes.decode import REDUCTIONS, decode_known, size_of
 
 
 def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float = 0.0) -> list[NDArray[np.uint8]]:
@@ -20,7 +20,7 @@ def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float =
         max_pixels: as for ``decode``.
         margin: if above 0, a JPEG is decoded at a half, a quarter or an eighth of its size where each crop then still
             has so many times as many pixels as its view along either side. Boxes are rounded to the smaller image's
-            pixels.
+            pixels, and lie up to one beside them where an orientation turns an image that does not divide.
 
     Returns:
         One (side, side, 3) uint8 view a cut.
@@ -33,7 +33,11 @@ def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float =
     image = decode_known(data, max_pixels, reduction)
     boxes = [cut.box for cut in cuts]
     if reduction > 1:
-        boxes = [_reduced(box, reduction, image.shape) for box in boxes]
+        width, height = size_of(data, max_pixels)
+        for box in boxes:
+            _check(box, width, height)
+        divisor = reduction if image.shape[1] < width else 1  # some kinds of images keep their size
+        boxes = [_reduced(box, divisor, image.shape) for box in boxes]
     return [crop_resize(image, box, cut.side) for box, cut in zip(boxes, cuts, strict=True)]
 
 
@@ -70,11 +74,16 @@ def crop_resize(image: NDArray[np.uint8], box: NDArray[np.int32], side: int) -> 
     Raises:
         ValueError: the box is empty or leaves the image.
     """
-    x, y, width, height = (int(value) for value in box)
-    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > image.shape[1] or y + height > image.shape[0]:
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise ValueError(f"box {(x, y, width, height)} (xywh, pixels) does not lie inside an image of {size} pixels")
+    x, y, width, height = _check(box, image.shape[1], image.shape[0])
     pixels = torch.from_numpy(image)[y : y + height, x : x + width].permute(2, 0, 1)[None]
     resized = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
     view: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
     return view
+
+
+def _check(box: NDArray[np.int32], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return a box as numbers, if it lies in an image of a size."""
+    x, y, w, h = (int(value) for value in box)
+    if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
+        raise ValueError(f"box {(x, y, w, h)} (xywh, pixels) does not lie inside an image of {width}x{height} pixels")
+    return x, y, w, h
