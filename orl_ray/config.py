@@ -139,6 +139,9 @@ class ImageLevel:
         low=0,
         high=16,
     )
+    decode_on_gpu: bool = setting(
+        False, "Decode JPEGs and cut views on the GPU that trains, whose pixels differ a little; never run yet."
+    )
     shuffle_window: int = setting(
         0,
         "If above 0, images are shuffled within windows of so many, made of runs of neighbours in the collection: for "

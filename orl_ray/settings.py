@@ -200,11 +200,14 @@ def _nearest(name: str, valid: Mapping[str, object] | Sequence[str]) -> str:
 
 # Cosines of rounded unit vectors may exceed 1 a little.
 _LARGEST_COSINE = 1.01
+_TRAININGS = ("image_level", "object_level")
 _GLOBAL = ("neighbors", "lists", "code_bytes", "probes", "candidates")
 # Setting -> (another, its values with which the setting matters).
 _ONLY_WITH = {
     "mining.index_effort": ("mining.index", ("ivf", "hnsw", "pq")),
     "embeddings.align_scale": ("embeddings.roi_mode", ("align",)),
+    **{f"{stage}.decode_on_gpu": ("execution.use_gpu", (True,)) for stage in _TRAININGS},
+    **{f"{stage}.decode_margin": (f"{stage}.decode_on_gpu", (False,)) for stage in _TRAININGS},
     **{f"mining.global_{name}": ("mining.scope", ("global",)) for name in _GLOBAL},
 }
 # Setting -> frozen artifacts that make it do nothing.
@@ -236,7 +239,7 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
-    for stage in ("image_level", "object_level"):
+    for stage in _TRAININGS:
         mistakes.extend(_check_training(stage, number))
     if (
         number("object_level.global_weight") + number("object_level.intra_weight") + number("object_level.inter_weight")

@@ -20,12 +20,12 @@ from orl_ray.pretraining.objectives import (
     term_weights,
 )
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.prefetch import view_batches
+from orl_ray.pretraining.prefetch import Batch, view_batches
 from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
 from orl_ray.pretraining.training_set import TrainingSet
-from orl_ray.pretraining.views import ViewBatch, ViewMaker
+from orl_ray.pretraining.views import ViewMaker
 
 _LOGGED_STEPS = 200
 
@@ -79,7 +79,16 @@ def train(
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place)
     _resume(state, checkpoints, schedule)
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
-    maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size, settings.decode_margin)
+    maker = ViewMaker(
+        training_set,
+        seed,
+        stage,
+        tuple(weights),
+        settings.view_size,
+        patch_size,
+        settings.decode_margin,
+        settings.decode_on_gpu,
+    )
     batches = view_batches(
         maker,
         stream,
@@ -126,7 +135,7 @@ def _steps(
     state: TrainingState,
     schedule: Schedule,
     weights: dict[str, float],
-    batches: Iterator[ViewBatch],
+    batches: Iterator[Batch],
     stream: SampleStream,
     place: Place,
 ) -> Iterator[dict[str, float]]:
@@ -153,16 +162,15 @@ def _steps(
         yield entry
 
 
-def _augmented(batch: ViewBatch, device: torch.device) -> Views:
+def _augmented(batch: Batch, device: torch.device) -> Views:
     """Move the views of a batch to the device and augment them there."""
 
     def view(images: Tensor, parameters: Parameters) -> Tensor:
-        augmented = augment(images.to(device, non_blocking=True), parameters)
-        return augmented.contiguous(memory_format=torch.channels_last)
+        return augment(images, parameters).contiguous(memory_format=torch.channels_last)
 
     return {
         term: (view(images[0], batch.parameters[term][0]), view(images[1], batch.parameters[term][1]))
-        for term, images in batch.images.items()
+        for term, images in batch.images_on(device).items()
     }
 
 
@@ -194,7 +202,7 @@ class _Clock:
     def _restart(self) -> None:
         self._started, self._waited, self._batches = time.perf_counter(), 0.0, 0
 
-    def next(self, batches: Iterator[ViewBatch]) -> ViewBatch | None:
+    def next(self, batches: Iterator[Batch]) -> Batch | None:
         asked = time.perf_counter()
         batch = next(batches, None)
         self._waited += time.perf_counter() - asked

@@ -35,7 +35,7 @@ def training_cpus(config: Config, total: int) -> int:
 IMAGE_LEVEL = Stage(
     name="image_level",
     title="pre-train on images",
-    version=1,
+    version=2,
     inputs=(Input("scenes", "collection"),),
     settings=("seed", "encoder", "image_level"),
     scope="collection",
@@ -48,7 +48,7 @@ IMAGE_LEVEL = Stage(
 OBJECT_LEVEL = Stage(
     name="object_level",
     title="pre-train on objects",
-    version=1,
+    version=2,
     inputs=(
         Input("scenes", "collection"),
         Input("rois", "collection"),

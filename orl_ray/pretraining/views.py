@@ -14,6 +14,7 @@ from orl_ray import draws
 from orl_ray.pretraining.augmentation import PIPELINES, Parameters, concatenate, draw_parameters
 from orl_ray.pretraining.cuts import Cut, SampleCuts
 from orl_ray.pretraining.cutting import cut_views
+from orl_ray.pretraining.device_decoding import encoded
 from orl_ray.pretraining.objectives import GLOBAL
 from orl_ray.pretraining.sampling import LapSamples
 from orl_ray.pretraining.training_set import TrainingSet
@@ -41,6 +42,13 @@ class ViewBatch:
     parameters: dict[str, tuple[Parameters, Parameters]]
     sample_weights: dict[str, Tensor]
 
+    def images_on(self, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the images on a device."""
+        return {
+            term: (first.to(device, non_blocking=True), second.to(device, non_blocking=True))
+            for term, (first, second) in self.images.items()
+        }
+
     def pin_memory(self) -> "ViewBatch":
         """Return the batch with its images in pinned memory; torch's loader asks for it."""
         images = {term: (first.pin_memory(), second.pin_memory()) for term, (first, second) in self.images.items()}
@@ -59,6 +67,7 @@ class ViewMaker:
         view_size: side of a whole-image view, pixels.
         patch_size: side of a region view, pixels; unused where no region term is wanted.
         decode_margin: as for :func:`~orl_ray.pretraining.cutting.cut_views`; 0 decodes images at their full size.
+        on_device: whether the device that trains decodes and cuts (``device_decoding``), so that only files are read.
     """
 
     training_set: TrainingSet
@@ -68,6 +77,7 @@ class ViewMaker:
     view_size: int
     patch_size: int = 0
     decode_margin: float = 0.0
+    on_device: bool = False
 
     def side(self, term: str) -> int:
         """Return the side of a term's views, pixels."""
@@ -105,6 +115,14 @@ class ViewMaker:
             of_image = [cut for cut in cuts if cut.position == image]
             views[image] = iter(self._read(image, partial(self._cut, of_image), alone=image != position))
         return {term: (next(views[one.position]), next(views[two.position])) for term, (one, two) in wanted.items()}
+
+    def encoded(self, position: int, *, alone: bool) -> Tensor:
+        """Read an image for a device that decodes it; as :func:`~orl_ray.pretraining.device_decoding.encoded`.
+
+        Raises:
+            ValueError: the image has no readable header, or is no plain JPEG and does not decode.
+        """
+        return self._read(position, encoded, alone=alone)
 
     def _cut(self, cuts: Sequence[Cut], data: bytes, max_pixels: int) -> list[NDArray[np.uint8]]:
         return cut_views(data, cuts, max_pixels, self.decode_margin)

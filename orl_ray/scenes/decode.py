@@ -46,6 +46,7 @@ _WHITE = (255, 255, 255, 255)
 # Selective search turns an image by 45 degrees, on a square of (width + height)^2 / 2 pixels, at some 10 bytes each. At
 # this multiple of the pixel limit, that takes as much memory as all the rest of it does for the largest ordinary image.
 _MOST_SPREAD = 20
+_ORDINARY = ("L", "RGB")  # what Pillow calls gray and three colours, 8 bits each
 _JPEG_END = b"\xff\xd9"
 # What libjpeg's inverse cosine transform can divide the sides by -> OpenCV's name for it.
 REDUCTIONS = {
@@ -130,6 +131,21 @@ def size_of(data: bytes, max_pixels: int) -> tuple[int, int]:
         image = _open(data, max_pixels)
         turned = _orientation(image) in _TURNED
         return (image.height, image.width) if turned else (image.width, image.height)
+
+    return _permanent(look)
+
+
+def is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
+    """Tell whether these are the bytes of a JPEG that any decoder takes: whole, gray or of three colours, not turned.
+
+    Raises:
+        BadImageError: the header is not readable, or the image is above the limit.
+    """
+
+    def look() -> bool:
+        image = _open(data, max_pixels)
+        ordinary = isinstance(image, JpegImageFile) and image.mode in _ORDINARY and data.endswith(_JPEG_END)
+        return ordinary and _orientation(image) == 1
 
     return _permanent(look)
 
@@ -259,7 +275,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
 def _ordinary_jpeg(data: bytes, max_pixels: int, reduction: int) -> NDArray[np.uint8] | None:
     """Decode a JPEG by OpenCV; None where that is for Pillow."""
     image = _open(data, max_pixels)
-    if image.mode not in ("L", "RGB"):
+    if image.mode not in _ORDINARY:
         return None
     try:
         flags = REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
