@@ -7,7 +7,8 @@ beside them):
 
 - ``pil``: ``benchmarks.pil_recipe``, per sample on the host, up to uint8 views;
 - ``ours``: what a loader does, decoding and cutting to uint8 views;
-- ``reduced``: the same with ``decode_margin`` (``--margin``): JPEGs decode at a half, a quarter or an eighth where
+- ``kept``: the same from decoded images that ``execution.decoded_gb`` keeps on the disk, after a first pass;
+- ``reduced``: ``ours`` with ``decode_margin`` (``--margin``): JPEGs decode at a half, a quarter or an eighth where
   every crop keeps so many times the pixels of its view.
 
 The device's share is measured on the same core: normalising for ``pil``, all of the augmentation for the others.
@@ -20,6 +21,7 @@ exit status says whether the object-level stage reaches 2 times the samples of `
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -40,7 +42,7 @@ from orl_ray.pretraining.augmentation import augment
 from orl_ray.pretraining.cutting import reduction_for
 from orl_ray.pretraining.objectives import GLOBAL, INTER, INTRA
 from orl_ray.pretraining.sampling import LapSamples
-from orl_ray.pretraining.training_set import TrainingSet
+from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import Crops, ViewMaker
 from orl_ray.proposals.ranking import rank
@@ -54,7 +56,7 @@ _BLOCK = 8
 _NEIGHBORS = 3
 _WANTED, _WANTED_END_TO_END = 2.0, 1.3
 STAGES = {"image_level": (GLOBAL,), "object_level": (GLOBAL, INTRA, INTER)}
-SIDES = ("pil", "ours", "reduced")
+SIDES = ("pil", "ours", "kept", "reduced")
 
 
 @dataclass(slots=True)
@@ -79,9 +81,10 @@ def main() -> int:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="orl-training-input-") as name:
         training_set = _training_set(files, Path(name) / "set")
+        decoded = _keeping(training_set, Path(name) / "keeping")
         result: dict[str, Any] = {"images": len(files), "rounds": options.rounds, "margin": options.margin}
         for stage, terms in STAGES.items():
-            result[stage] = _compare(training_set, stage, terms, options)
+            result[stage] = _compare(training_set, decoded, stage, terms, options)
     ours = result["object_level"]["ours"]
     result["passes"] = ours["times_pil"] >= _WANTED and ours["times_pil_end_to_end"] >= _WANTED_END_TO_END
     print(json.dumps(result))
@@ -108,6 +111,14 @@ def _training_set(files: list[Path], folder: Path) -> TrainingSet:
     return TrainingSet.open(folder)
 
 
+def _keeping(training_set: TrainingSet, folder: Path) -> TrainingSet:
+    """Copy a training set, so that it keeps decoded images."""
+    shutil.copytree(training_set.folder, folder)
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    (folder / META).write_text(json.dumps(meta | {"decoded_bytes": 10**12}), encoding="utf-8")
+    return TrainingSet.open(folder)
+
+
 def _drawn(boxes: NDArray[np.int32], count: int, number: int, step: int) -> NDArray[np.int32]:
     chosen = draws.integers(draws.stream(0, "pairs", number, step), np.arange(count), len(boxes))
     drawn: NDArray[np.int32] = boxes[chosen]
@@ -115,21 +126,27 @@ def _drawn(boxes: NDArray[np.int32], count: int, number: int, step: int) -> NDAr
 
 
 def _compare(
-    training_set: TrainingSet, stage: str, terms: tuple[str, ...], options: argparse.Namespace
+    training_set: TrainingSet, decoded: TrainingSet, stage: str, terms: tuple[str, ...], options: argparse.Namespace
 ) -> dict[str, Any]:
     patch = 96 if INTER in terms else 0
     recipe = PilRecipe(training_set, 224, patch)
     ours = ViewMaker(training_set, 0, stage, terms, 224, patch)
+    kept = ViewMaker(decoded, 0, stage, terms, 224, patch)
     reduced = ViewMaker(training_set, 0, stage, terms, 224, patch, decode_margin=options.margin)
     sides = {side: Seconds() for side in SIDES}
     _pil_block(recipe, [0], Seconds())  # the first call of each side loads libraries
     _our_block(ours, 0, [0], Seconds())
+    _our_block(kept, 0, list(range(len(decoded))), Seconds())  # keeps every image
     differences: list[float] = []
     for lap in range(options.rounds):
         for start in range(0, len(training_set) - _BLOCK + 1, _BLOCK):
             positions = list(range(start, start + _BLOCK))
             _pil_block(recipe, positions, sides["pil"])
             whole = _our_block(ours, lap, positions, sides["ours"])
+            if any(
+                _difference(a, b) for a, b in zip(whole, _our_block(kept, lap, positions, sides["kept"]), strict=True)
+            ):
+                raise RuntimeError("views of images that were kept must be the same")
             smaller = _our_block(reduced, lap, positions, sides["reduced"])
             differences += [_difference(one, other) for one, other in zip(whole, smaller, strict=True)]
     result = {side: _speeds(seconds, sides["pil"]) for side, seconds in sides.items()}

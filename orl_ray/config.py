@@ -314,6 +314,13 @@ class Execution:
         semantic=False,
         low=0,
     )
+    decoded_gb: float = setting(
+        0.0,
+        "Decoded images that a training keeps on each node's disk, at most so many GB; a photograph of COCO takes "
+        "0.9 MB, and is not decoded again.",
+        semantic=False,
+        low=0,
+    )
     use_gpu: bool = setting(False, "Train and embed on GPUs, one a worker.", semantic=False)
     max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
     checkpoint_seconds: float = setting(

@@ -1,6 +1,6 @@
 """Cutting views out of images: decoded no larger than they need be, resized by torch's vectorised kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,13 @@ from torch.nn.functional import interpolate
 from orl_ray.pretraining.cuts import Cut
 from orl_ray.scenes.decode import REDUCTIONS, decode_known, size_of
 
+Decode = Callable[[bytes, int, int], NDArray[np.uint8]]
+"""What ``decode_known`` does, or stands for it."""
 
-def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float = 0.0) -> list[NDArray[np.uint8]]:
+
+def cut_views(
+    data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float = 0.0, decode: Decode = decode_known
+) -> list[NDArray[np.uint8]]:
     """Decode an image and cut views out of it.
 
     Args:
@@ -21,6 +26,7 @@ def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float =
         margin: if above 0, a JPEG is decoded at a half, a quarter or an eighth of its size where each crop then still
             has so many times as many pixels as its view along either side. Boxes are rounded to the smaller image's
             pixels, and lie up to one beside them where an orientation turns an image that does not divide.
+        decode: decodes it.
 
     Returns:
         One (side, side, 3) uint8 view a cut.
@@ -30,7 +36,7 @@ def cut_views(data: bytes, cuts: Sequence[Cut], max_pixels: int, margin: float =
         ValueError: a box is empty or leaves the image.
     """
     reduction = reduction_for(cuts, margin)
-    image = decode_known(data, max_pixels, reduction)
+    image = decode(data, max_pixels, reduction)
     boxes = [cut.box for cut in cuts]
     if reduction > 1:
         width, height = size_of(data, max_pixels)

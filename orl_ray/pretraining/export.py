@@ -42,7 +42,8 @@ def export_training_set(config: Config, store: Store, manifests: dict[str, str],
     parts = {name: _by_index(store, name, key) for name, key in manifests.items()}
     paired = paired_images(store, parts["correspondences"].values()) if "rois" in parts else None
     packs = _Packs(store, config.execution.cache_gb) if config.execution.cache_gb else None
-    with TrainingSetWriter(folder, config.source.max_pixels, None if packs is None else packs.meta) as writer:
+    of_packs, decoded_bytes = None if packs is None else packs.meta, int(config.execution.decoded_gb * 1e9)
+    with TrainingSetWriter(folder, config.source.max_pixels, of_packs, decoded_bytes) as writer:
         for index in sorted(parts["scenes"]):
             pack = packed_part(store, parts["scenes"][index].key)
             objects = None

@@ -20,7 +20,7 @@ query_boxes.npy       (Q, 4)      int32 xywh, on the row's image
 neighbor_boxes.npy    (Q, 4)      int32 xywh, on the row's neighbour
 sorted_ids.npy        (N,)        int64, the image ids by value
 sorted_positions.npy  (N,)        int64, the position of each of them
-meta.json                         format version, counts, pixel limit; the store and the packs, where images stay there
+meta.json                         format version, counts, limits; the store and the packs, where images stay there
 ====================  ==========  ==================================================================================
 """
 
@@ -34,10 +34,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orl_ray.pretraining.decoded_images import DecodedImages
+
 FORMAT_VERSION = 2
 META = "meta.json"
 IMAGES = "images.bin"
 PACKS = "packs"
+DECODED = "decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class TrainingSet:
         folder: where it lies.
         max_pixels: the pixel limit for its images.
         image_ids: (N,) int64, in the order of positions.
+        decoded: keeps decoded images beside the arrays; None where none are to be kept.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
@@ -79,6 +83,9 @@ class TrainingSet:
         self._neighbor_boxes = _mapped(folder, "neighbor_boxes")
         self._sorted_ids = _mapped(folder, "sorted_ids")
         self._sorted_positions = _mapped(folder, "sorted_positions")
+        self.decoded: DecodedImages | None = None
+        if limit := meta["decoded_bytes"]:
+            self.decoded = DecodedImages(folder / DECODED, int(limit))
         self._images: _ImageFile | _PackedImages
         self._images = _PackedImages(folder, meta[PACKS]) if PACKS in meta else _ImageFile(folder)
 

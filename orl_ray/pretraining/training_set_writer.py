@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orl_ray.pretraining.training_set import FORMAT_VERSION, IMAGES, META, PACKS
+from orl_ray.pretraining.training_set import DECODED, FORMAT_VERSION, IMAGES, META, PACKS
 
 _CHECKED_AT_ONCE = 1 << 20
 _HASH_DIGITS = 32
@@ -59,16 +59,20 @@ class TrainingSetWriter:
         max_pixels: the pixel limit that readers pass to the decoder.
         packs: where images stay: ``store``, the bytes to keep of it as ``cache_bytes``, and a list that is complete at
             the end of the block, ``packs``, of (key, name, bytes). None where images are copied.
+        decoded_bytes: most bytes of decoded images that readers keep in the folder.
 
     Raises:
         ValueError: the folder exists.
     """
 
-    def __init__(self, folder: Path, max_pixels: int, packs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, max_pixels: int, packs: Mapping[str, Any] | None = None, decoded_bytes: int = 0
+    ) -> None:
         if folder.exists():
             raise ValueError(f"{folder} exists already: remove it, or export to another folder")
         self._folder = folder
-        self._max_pixels, self._packs = max_pixels, packs
+        self._packs = packs
+        self._limits = {"max_pixels": max_pixels, "decoded_bytes": decoded_bytes}
         self._hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
 
     def __enter__(self) -> Self:
@@ -153,7 +157,8 @@ class TrainingSetWriter:
             "rows": self._columns["neighbor_ids"].length,
             "pairs": self._columns["query_boxes"].length,
         }
-        meta = {"format_version": FORMAT_VERSION, "max_pixels": self._max_pixels, "counts": counts}
+        meta = {"format_version": FORMAT_VERSION, "counts": counts, **self._limits}
+        (self._hidden / DECODED).mkdir()
         if self._packs is not None:
             meta[PACKS] = dict(self._packs)
             (self._hidden / IMAGES).unlink()

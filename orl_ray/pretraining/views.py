@@ -18,7 +18,7 @@ from orl_ray.pretraining.device_decoding import encoded
 from orl_ray.pretraining.objectives import GLOBAL
 from orl_ray.pretraining.sampling import LapSamples
 from orl_ray.pretraining.training_set import TrainingSet
-from orl_ray.scenes.decode import BadImageError, size_of
+from orl_ray.scenes.decode import BadImageError, decode_known, size_of
 
 _T = TypeVar("_T")
 
@@ -113,7 +113,7 @@ class ViewMaker:
         views: dict[int, Iterator[NDArray[np.uint8]]] = {}
         for image in dict.fromkeys(cut.position for cut in cuts):
             of_image = [cut for cut in cuts if cut.position == image]
-            views[image] = iter(self._read(image, partial(self._cut, of_image), alone=image != position))
+            views[image] = iter(self._read(image, partial(self._cut, image, of_image), alone=image != position))
         return {term: (next(views[one.position]), next(views[two.position])) for term, (one, two) in wanted.items()}
 
     def encoded(self, position: int, *, alone: bool) -> Tensor:
@@ -124,8 +124,19 @@ class ViewMaker:
         """
         return self._read(position, encoded, alone=alone)
 
-    def _cut(self, cuts: Sequence[Cut], data: bytes, max_pixels: int) -> list[NDArray[np.uint8]]:
-        return cut_views(data, cuts, max_pixels, self.decode_margin)
+    def _cut(self, position: int, cuts: Sequence[Cut], data: bytes, max_pixels: int) -> list[NDArray[np.uint8]]:
+        return cut_views(data, cuts, max_pixels, self.decode_margin, partial(self._decode, position))
+
+    def _decode(self, position: int, data: bytes, max_pixels: int, reduction: int) -> NDArray[np.uint8]:
+        """Decode an image, or take it from among those that were."""
+        if (kept := self.training_set.decoded) is None:
+            return decode_known(data, max_pixels, reduction)
+        name = f"{position}-{reduction}"
+        image = kept.get(name)
+        if image is None:
+            image = decode_known(data, max_pixels, reduction)
+            kept.keep(name, image)
+        return image
 
     def _read(self, position: int, read: Callable[[bytes, int], _T], *, alone: bool = False) -> _T:
         """Read something from the bytes of an image, and name the image where they are bad."""
