@@ -55,7 +55,7 @@ def main() -> int:
     options = parser.parse_args()
     config = load("coco")
     settings = getattr(config, options.stage)
-    stream = SampleStream(0, options.stage, _COCO_IMAGES, settings.batch_size, 1, settings.last_batch)
+    stream = SampleStream(0, options.stage, _COCO_IMAGES, settings.batch_size, settings.last_batch)
     total = stream.total_steps(settings.epochs)
     facts = training_facts(settings, config.encoder, 1, "cpu")
     print("\n".join([f"{total:,} steps of {settings.batch_size} images", *describe(facts)]))

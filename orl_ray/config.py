@@ -165,6 +165,22 @@ class Pretraining:
     merge_views: bool = setting(
         False, "Forward all views of one size together, with joint batch statistics; published: each view by itself."
     )
+    decode_margin: float = setting(
+        0.0,
+        "If above 0, JPEGs decode at 1/2, 1/4 or 1/8 of their size where each crop then still has so many times as "
+        "many pixels as its view along either side (1: none is enlarged); 0 decodes them whole.",
+        low=0,
+        high=16,
+    )
+    decode_on_gpu: bool = setting(
+        False, "Decode JPEGs and cut views on the GPU that trains, whose pixels differ a little; never run yet."
+    )
+    shuffle_window: int = setting(
+        0,
+        "If above 0, images are shuffled within windows of so many, made of runs of neighbours in the collection: for "
+        "collections larger than execution.cache_gb; 0 shuffles the whole collection.",
+        low=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +346,27 @@ class Execution:
     )
     train_workers: int = setting(1, "Ray Train workers; several share the global batch.", semantic=False, low=1)
     train_cpus: int = setting(0, "CPUs a training worker; 0 shares all of them out.", semantic=False, low=0)
+    loader_workers: int = setting(
+        0,
+        "Processes a training worker that decode and cut its views; 0 takes threads, one a CPU. Take processes where a "
+        "GPU has more than some ten CPUs.",
+        semantic=False,
+        low=0,
+    )
+    cache_gb: float = setting(
+        0.0,
+        "If above 0, a node fetches packed images when training needs them and keeps at most so many GB on its disk; 0 "
+        "exports the whole collection there.",
+        semantic=False,
+        low=0,
+    )
+    decoded_gb: float = setting(
+        0.0,
+        "Decoded images that a training keeps on each node's disk, at most so many GB; a photograph of COCO takes "
+        "0.9 MB, and is not decoded again.",
+        semantic=False,
+        low=0,
+    )
     use_gpu: bool = setting(False, "Train and embed on GPUs, one a worker.", semantic=False)
     max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
     checkpoint_seconds: float = setting(

@@ -201,11 +201,14 @@ def _nearest(name: str, valid: Mapping[str, object] | Sequence[str]) -> str:
 
 # Cosines of rounded unit vectors may exceed 1 a little.
 _LARGEST_COSINE = 1.01
+_TRAININGS = ("image_level", "object_level")
 _GLOBAL = ("neighbors", "lists", "code_bytes", "probes", "candidates")
 # Setting -> (another, its values with which the setting matters).
 _ONLY_WITH = {
     "mining.index_effort": ("mining.index", ("ivf", "hnsw", "pq")),
     "embeddings.align_scale": ("embeddings.roi_mode", ("align",)),
+    **{f"{stage}.decode_on_gpu": ("execution.use_gpu", (True,)) for stage in _TRAININGS},
+    **{f"{stage}.decode_margin": (f"{stage}.decode_on_gpu", (False,)) for stage in _TRAININGS},
     **{f"mining.global_{name}": ("mining.scope", ("global",)) for name in _GLOBAL},
     **{f"{stage}.momentum": (f"{stage}.optimizer", ("sgd", "lars")) for stage in ("image_level", "object_level")},
     **{
@@ -245,7 +248,7 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
         mistakes.append(f"embeddings.image_crop: {crop} is above embeddings.image_resize, {resize}")
-    for stage in ("image_level", "object_level"):
+    for stage in _TRAININGS:
         mistakes.extend(_check_training(stage, number))
         mistakes.extend(_check_start(stage, str(values[f"{stage}.init_from"])))
         if values[f"{stage}.cosine"] == "epoch" and values[f"{stage}.last_batch"] == "full":

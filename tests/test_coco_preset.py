@@ -102,7 +102,7 @@ def test_the_table_names_every_setting_that_shapes_a_training_set_or_a_training(
 @pytest.mark.parametrize(("images", "steps", "last"), [(COCO, 232, 15), (COCO_PLUS, 473, 26)])
 def test_an_epoch_has_the_published_steps(stage, images, steps, last):
     settings = getattr(load("coco"), stage)
-    stream = SampleStream(0, stage, images, settings.batch_size, 8, settings.last_batch)
+    stream = SampleStream(0, stage, images, settings.batch_size, settings.last_batch)
     schedule = Schedule.of(settings, stream)
     assert schedule.total == 800 * steps
     assert (schedule.cosine_steps, schedule.warmup, schedule.peak) == (steps, 4 * steps, 0.4)
@@ -113,7 +113,7 @@ def test_an_epoch_has_the_published_steps(stage, images, steps, last):
 
 def test_coco_takes_185_600_steps():
     settings = load("coco").object_level
-    stream = SampleStream(0, "object_level", COCO, settings.batch_size, 1, settings.last_batch)
+    stream = SampleStream(0, "object_level", COCO, settings.batch_size, settings.last_batch)
     assert stream.total_steps(settings.epochs) == 185_600
 
 
@@ -186,7 +186,7 @@ def test_the_fixed_preset_differs_from_the_published_one_where_it_says():
 
 def test_moco_has_the_published_constants():
     settings = load("coco_moco").image_level
-    stream = SampleStream(0, "image_level", COCO, settings.batch_size, 8, settings.last_batch)
+    stream = SampleStream(0, "image_level", COCO, settings.batch_size, settings.last_batch)
     schedule = Schedule.of(settings, stream)
     assert (settings.queue, settings.temperature, settings.augmentation) == (65_536, 0.2, "moco")
     assert (settings.optimizer, settings.momentum, settings.weight_decay) == ("sgd", 0.9, 1e-4)
@@ -198,7 +198,7 @@ def test_moco_has_the_published_constants():
 
 def test_simclr_has_the_published_constants():
     settings = load("coco_simclr").image_level
-    stream = SampleStream(0, "image_level", COCO, settings.batch_size, 8, settings.last_batch)
+    stream = SampleStream(0, "image_level", COCO, settings.batch_size, settings.last_batch)
     schedule = Schedule.of(settings, stream)
     assert (settings.temperature, settings.augmentation, settings.smallest_crop) == (0.1, "simclr", 0.08)
     assert (settings.optimizer, settings.momentum, settings.weight_decay) == ("lars", 0.9, 1e-6)

@@ -257,6 +257,14 @@ class TestTogether:
             (["object_level.init_from=none.pth"], "object_level.init_from: none.pth is not a file"),
             (["mining.index_effort=2"], "mining.index_effort: has no effect with mining.index=flat; leave it at 1"),
             (["embeddings.align_scale=5"], "embeddings.align_scale: has no effect with embeddings.roi_mode=crop"),
+            (
+                ["image_level.decode_on_gpu=true"],
+                "image_level.decode_on_gpu: has no effect with execution.use_gpu=False",
+            ),
+            (
+                ["object_level.decode_on_gpu=true", "object_level.decode_margin=1", "execution.use_gpu=true"],
+                "object_level.decode_margin: has no effect with object_level.decode_on_gpu=True; leave it at 0.0",
+            ),
             (["mining.global_probes=5"], "mining.global_probes: has no effect with mining.scope=neighbors"),
             (
                 ["mining.scope=global", "freeze=neighbors@ab"],

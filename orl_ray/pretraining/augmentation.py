@@ -17,7 +17,7 @@ from orl_ray.encoders.normalisation import normalise
 
 _SIGMA = (0.1, 2.0)
 _BLUR_RADIUS = 6  # three times the largest sigma
-_SOLARISE_THRESHOLD = 128 / 255
+SOLARISE_THRESHOLD = 128 / 255
 _GRAY = (0.2989, 0.587, 0.114)  # torchvision's, ITU-R 601
 
 
@@ -131,6 +131,15 @@ def augment(images: Tensor, parameters: Parameters) -> Tensor:
     Returns:
         (n, 3, side, side) float32 on the same device, normalised by ImageNet's mean and standard deviation.
     """
+    if images.device.type == "cpu":
+        from orl_ray.pretraining.host_augmentation import augment_on_host  # imports numba
+
+        return augment_on_host(images, parameters)
+    return augment_on_device(images, parameters)
+
+
+def augment_on_device(images: Tensor, parameters: Parameters) -> Tensor:
+    """Do what :func:`augment` says by operations on the whole batch, which is what a GPU is good at."""
     colours = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
     colours = _apply(colours, parameters.flip, lambda chosen, _: chosen.flip(-1))
     colours = _colour_jitter(colours, parameters)
@@ -185,10 +194,9 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
         The same shape.
     """
     side = images.shape[-1]
-    radius = min(_BLUR_RADIUS, side - 1)
+    taps = blur_taps(sigmas, side)
+    radius = taps.shape[1] // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    taps = torch.exp(-0.5 * (offsets / sigmas[:, None]).square())
-    taps = taps / taps.sum(dim=1, keepdim=True)
     places = torch.arange(side, device=images.device)
     sources = (places + offsets[:, None]).abs()
     sources = (side - 1) - ((side - 1) - sources).abs()
@@ -197,9 +205,17 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
     return matrices @ images @ matrices.mT
 
 
+def blur_taps(sigmas: Tensor, side: int) -> Tensor:
+    """Return the (n, 2 r + 1) weights of the blurs of images of a side, in a line, r as far as they reach."""
+    radius = min(_BLUR_RADIUS, side - 1)
+    offsets = torch.arange(-radius, radius + 1, device=sigmas.device)
+    taps = torch.exp(-0.5 * (offsets / sigmas[:, None]).square())
+    return taps / taps.sum(dim=1, keepdim=True)
+
+
 def solarise(images: Tensor) -> Tensor:
     """Invert the colours of images in [0, 1] from the published threshold, 128 of 255, upwards."""
-    return torch.where(images >= _SOLARISE_THRESHOLD, 1 - images, images)
+    return torch.where(images >= SOLARISE_THRESHOLD, 1 - images, images)
 
 
 _COLOUR_OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)

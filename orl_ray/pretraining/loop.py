@@ -20,12 +20,12 @@ from orl_ray.pretraining.objectives import (
     term_weights,
 )
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.prefetch import view_batches
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.prefetch import Batch, view_batches
+from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
 from orl_ray.pretraining.training_set import TrainingSet
-from orl_ray.pretraining.views import ViewBatch, ViewMaker
+from orl_ray.pretraining.views import ViewMaker
 
 _LOGGED_STEPS = 200
 
@@ -45,6 +45,7 @@ def train(
     checkpoint_seconds: float,
     loader_threads: int,
     backbone: Mapping[str, Tensor] | None = None,
+    loader_processes: int = 0,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -62,6 +63,7 @@ def train(
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
         loader_threads: threads of this process that decode and cut views.
         backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
+        loader_processes: processes that do so instead; 0 takes the threads.
 
     Returns:
         The tensors of the final checkpoint.
@@ -72,7 +74,11 @@ def train(
     """
     weights = term_weights(settings)
     _check_content(training_set, weights)
-    stream = SampleStream(seed, stage, len(training_set), settings.batch_size, place.size, settings.last_batch)
+    if settings.batch_size % place.size:  # as nobody wants shares that differ, the rest of the code need not care
+        raise ValueError(f"the batch of {settings.batch_size} does not divide by {place.size} training processes")
+    stream = SampleStream(
+        seed, stage, len(training_set), settings.batch_size, settings.last_batch, settings.shuffle_window
+    )
     schedule = Schedule.of(settings, stream)
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
     _resume(state, checkpoints, schedule)
@@ -80,9 +86,9 @@ def train(
     batches = view_batches(
         maker,
         stream,
-        range(state.step, schedule.total),
-        rank=place.rank,
+        (Share(step, place.rank, place.size) for step in range(state.step, schedule.total)),
         threads=loader_threads,
+        processes=loader_processes,
         pinned=place.device.type == "cuda",
     )
     saved = time.monotonic()
@@ -99,8 +105,18 @@ def _view_maker(
     settings: config.Pretraining, training_set: TrainingSet, seed: int, stage: str, terms: tuple[str, ...]
 ) -> ViewMaker:
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
-    views = (settings.view_size, patch_size, settings.augmentation, settings.smallest_crop)
-    return ViewMaker(training_set, seed, stage, terms, *views)
+    return ViewMaker(
+        training_set,
+        seed,
+        stage,
+        terms,
+        settings.view_size,
+        patch_size,
+        settings.augmentation,
+        settings.smallest_crop,
+        settings.decode_margin,
+        settings.decode_on_gpu,
+    )
 
 
 def _finish(state: TrainingState, checkpoints: CheckpointStore, place: Place) -> dict[str, Tensor]:
@@ -131,7 +147,7 @@ def _steps(
     state: TrainingState,
     schedule: Schedule,
     weights: dict[str, float],
-    batches: Iterator[ViewBatch],
+    batches: Iterator[Batch],
     stream: SampleStream,
     place: Place,
 ) -> Iterator[dict[str, float]]:
@@ -145,7 +161,8 @@ def _steps(
         sample_weights = {term: factors.to(place.device) for term, factors in batch.sample_weights.items()}
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
             losses, projections = state.network.losses(online, views, sample_weights)
-        factor = stream.share_factor(state.step, place.rank)
+        own = len(next(iter(views.values()))[0])
+        factor = place.size * own / stream.count(state.step)
         losses = {term: factor * loss for term, loss in losses.items()}
         loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
         _optimise(state, loss, rate, momentum)
@@ -160,16 +177,15 @@ def _steps(
         yield entry
 
 
-def _augmented(batch: ViewBatch, device: torch.device) -> Views:
+def _augmented(batch: Batch, device: torch.device) -> Views:
     """Move the views of a batch to the device and augment them there."""
 
     def view(images: Tensor, parameters: Parameters) -> Tensor:
-        augmented = augment(images.to(device, non_blocking=True), parameters)
-        return augmented.contiguous(memory_format=torch.channels_last)
+        return augment(images, parameters).contiguous(memory_format=torch.channels_last)
 
     return {
         term: (view(images[0], batch.parameters[term][0]), view(images[1], batch.parameters[term][1]))
-        for term, images in batch.images.items()
+        for term, images in batch.images_on(device).items()
     }
 
 
@@ -201,7 +217,7 @@ class _Clock:
     def _restart(self) -> None:
         self._started, self._waited, self._batches = time.perf_counter(), 0.0, 0
 
-    def next(self, batches: Iterator[ViewBatch]) -> ViewBatch | None:
+    def next(self, batches: Iterator[Batch]) -> Batch | None:
         asked = time.perf_counter()
         batch = next(batches, None)
         self._waited += time.perf_counter() - asked

@@ -211,6 +211,7 @@ def _train(job: TrainingJob) -> None:
         job.config.execution.checkpoint_seconds,
         threads,
         initial_backbone(job.config, job.store, job.stage, job.manifests),
+        job.config.execution.loader_workers,
     )
     if place.rank == 0:
         _write_output(job, tensors, time.monotonic() - started, place)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from orl_ray import draws
 
+# Images in a row that stay together where images are shuffled within windows: a part of the scenes, as a rule.
+RUN = 512
+
 
 @dataclass(frozen=True, slots=True)
 class LapSamples:
@@ -27,6 +30,21 @@ class LapSamples:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """One of several contiguous parts of a batch, whose sizes differ by one at most: a process', or an accumulation's.
+
+    Attributes:
+        step: the step that the batch is for, counted from 0.
+        index: number of the part, from 0.
+        count: number of parts that the batch is cut into.
+    """
+
+    step: int
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class SampleStream:
     """The samples of a training, as a pure function of the step.
 
@@ -35,26 +53,24 @@ class SampleStream:
         stage: name of the stage.
         images: number of images in the training set.
         batch_size: global batch, over all processes.
-        processes: number of processes that share each batch.
         last_batch: what becomes of the images that are left over at the end of a lap: ``full``, ``short`` or
             ``dropped``, as the setting of that name says.
+        window: if above 0, images are shuffled within windows of so many instead of over the whole collection. Runs of
+            ``RUN`` images that are neighbours in the training set, and so mostly in one file, come in a random order;
+            a window is the next so many images of it. The order is a function of the collection's size alone.
 
     Raises:
-        ValueError: the processes do not divide the batch, or a lap would have no batch, or one of a single image,
-            for which batch norm has no statistics.
+        ValueError: a lap would have no batch, or one of a single image, for which batch norm has no statistics.
     """
 
     seed: int
     stage: str
     images: int
     batch_size: int
-    processes: int = 1
     last_batch: str = "full"
+    window: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.processes:
-            sizes = f"the batch of {self.batch_size} does not divide by {self.processes} training processes"
-            raise ValueError(f"{sizes}: change either")
         if self.last_batch == "dropped" and self.images < self.batch_size:
             raise ValueError(f"{self.images} images do not fill a batch of {self.batch_size}: nothing would be trained")
         if self.last_batch == "short" and self.images % self.batch_size == 1:
@@ -83,23 +99,19 @@ class SampleStream:
         """Return the samples of one step, counted from 0: one entry a lap that the batch touches, in order."""
         return self._samples(*self._span(step))
 
-    def share(self, step: int, rank: int) -> list[LapSamples]:
-        """Return one process' contiguous share of the samples of a step; the shares of all ranks make up the batch.
+    def share(self, share: Share) -> list[LapSamples]:
+        """Return the samples of a share of a step; those of all its shares, in order, make up the batch."""
+        return self._samples(*self._bounds(share))
 
-        Shares are equal but for those of a short batch, which may differ by one, and be empty.
-        """
-        start, count = self._span(step)
-        first, last = (count * number // self.processes for number in (rank, rank + 1))
-        return self._samples(start + first, last - first)
+    def a_window_ahead(self, share: Share) -> NDArray[np.int64]:
+        """Return positions that come one window after those of a share, so that their files may be fetched by then."""
+        start, count = self._bounds(share)
+        later = self._samples(start + self.window, count)
+        return np.concatenate([np.empty(0, np.int64), *(part.positions for part in later)])
 
-    def share_factor(self, step: int, rank: int) -> float:
-        """Return what a mean over a process' share has to be multiplied by.
-
-        The mean of such products over all processes is the mean over the batch; for equal shares the factor is 1.
-        """
-        _, count = self._span(step)
-        own = count * (rank + 1) // self.processes - count * rank // self.processes
-        return own * self.processes / count
+    def count(self, step: int) -> int:
+        """Return the number of samples of a step; only the last one of a lap may differ from the batch."""
+        return self._span(step)[1]
 
     @property
     def _lap_steps(self) -> int:
@@ -114,6 +126,12 @@ class SampleStream:
         start = place * self.batch_size
         return lap * self.images + start, min(self.batch_size, self.images - start)
 
+    def _bounds(self, share: Share) -> tuple[int, int]:
+        """Return the number of a share's first sample, counted over all laps, and how many there are."""
+        start, count = self._span(share.step)
+        first, last = (count * index // share.count for index in (share.index, share.index + 1))
+        return start + first, last - first
+
     def _samples(self, start: int, count: int) -> list[LapSamples]:
         if not count:
             return [LapSamples(start // self.images, np.empty(0, np.int64))]
@@ -122,5 +140,27 @@ class SampleStream:
         return [self._lap(int(lap), samples[laps == lap] % self.images) for lap in np.unique(laps)]
 
     def _lap(self, lap: int, places: NDArray[np.int64]) -> LapSamples:
+        if self.window:
+            places = self._in_windows(lap, places)
+            return LapSamples(lap, self._in_runs(lap, places))
         key = draws.stream(self.seed, self.stage, lap, "order")
         return LapSamples(lap, draws.permute(key, places, self.images))
+
+    def _in_windows(self, lap: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Permute places within each window."""
+        permuted = np.empty_like(places)
+        for window in np.unique(places // self.window):
+            key = draws.stream(self.seed, self.stage, lap, "window", int(window))
+            start, inside = int(window) * self.window, places // self.window == window
+            size = min(self.window, self.images - start)
+            permuted[inside] = start + draws.permute(key, places[inside] - start, size)
+        return permuted
+
+    def _in_runs(self, lap: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Map places in the order of the runs to positions; 16 bytes a run are held meanwhile."""
+        count = -(-self.images // RUN)
+        runs = draws.permute(draws.stream(self.seed, self.stage, lap, "runs"), np.arange(count), count)
+        ends = np.cumsum(np.minimum(RUN, self.images - runs * RUN))  # the last run may be short
+        index = np.searchsorted(ends, places, side="right")
+        positions: NDArray[np.int64] = runs[index] * RUN + places - np.concatenate([[0], ends])[index]
+        return positions

@@ -43,7 +43,7 @@ def training_cpus(config: Config, total: int) -> int:
 IMAGE_LEVEL = Stage(
     name="image_level",
     title="pre-train on images",
-    version=1,
+    version=2,
     inputs=(Input("scenes", "collection"),),
     settings=("seed", "encoder", "image_level"),
     identity=initial_identity("image_level"),
@@ -57,7 +57,7 @@ IMAGE_LEVEL = Stage(
 OBJECT_LEVEL = Stage(
     name="object_level",
     title="pre-train on objects",
-    version=1,
+    version=2,
     inputs=(
         Input("scenes", "collection"),
         Input("rois", "collection"),

@@ -1,11 +1,16 @@
 """The exported training set: a folder of memory-mapped arrays that any machine with NumPy can train from.
 
+Images lie in it, or stay in the store's packs and come through a cache beside the arrays (``pack_cache``).
+
 ====================  ==========  ==================================================================================
 file                  shape       content
 ====================  ==========  ==================================================================================
 image_ids.npy         (N,)        int64, in the order in which images were added; an image's *position* is its index
-jpeg_offsets.npy      (N + 1,)    int64, bytes of image p are ``images.bin[offsets[p]:offsets[p + 1]]``
-images.bin                        the encoded images, one behind the other
+image_offsets.npy     (N,)        int64, where the bytes of each image begin in its file
+image_sizes.npy       (N,)        int64, their number
+images.bin                        the encoded images, one behind the other; or, where images stay in the store:
+image_packs.npy       (N,)        int32, the pack of each image
+image_hashes.npy      (N, 32)     uint8, the hash of its bytes in hexadecimal digits
 roi_offsets.npy       (N + 1,)    int64, into roi_boxes
 roi_boxes.npy         (R, 4)      int32 xywh pixels
 row_offsets.npy       (N + 1,)    int64, into the rows; a row is an (image, neighbour) with at least one pair
@@ -15,13 +20,13 @@ query_boxes.npy       (Q, 4)      int32 xywh, on the row's image
 neighbor_boxes.npy    (Q, 4)      int32 xywh, on the row's neighbour
 sorted_ids.npy        (N,)        int64, the image ids by value
 sorted_positions.npy  (N,)        int64, the position of each of them
-meta.json                         format version, counts, pixel limit
+meta.json                         format version, counts, limits; the store and the packs, where images stay there
 ====================  ==========  ==================================================================================
 """
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +34,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
+from orl_ray.pretraining.decoded_images import DecodedImages
+
+FORMAT_VERSION = 2
 META = "meta.json"
 IMAGES = "images.bin"
+PACKS = "packs"
+DECODED = "decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +65,15 @@ class TrainingSet:
         folder: where it lies.
         max_pixels: the pixel limit for its images.
         image_ids: (N,) int64, in the order of positions.
+        decoded: keeps decoded images beside the arrays; None where none are to be kept.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder = folder
         self.max_pixels = int(meta["max_pixels"])
         self.image_ids = _mapped(folder, "image_ids")
-        self._image_offsets = _mapped(folder, "jpeg_offsets")
+        self._image_offsets = _mapped(folder, "image_offsets")
+        self._image_sizes = _mapped(folder, "image_sizes")
         self._roi_offsets = _mapped(folder, "roi_offsets")
         self._roi_boxes = _mapped(folder, "roi_boxes")
         self._row_offsets = _mapped(folder, "row_offsets")
@@ -72,8 +83,11 @@ class TrainingSet:
         self._neighbor_boxes = _mapped(folder, "neighbor_boxes")
         self._sorted_ids = _mapped(folder, "sorted_ids")
         self._sorted_positions = _mapped(folder, "sorted_positions")
-        with (folder / IMAGES).open("rb") as file:
-            self._images = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.decoded: DecodedImages | None = None
+        if limit := meta["decoded_bytes"]:
+            self.decoded = DecodedImages(folder / DECODED, int(limit))
+        self._images: _ImageFile | _PackedImages
+        self._images = _PackedImages(folder, meta[PACKS]) if PACKS in meta else _ImageFile(folder)
 
     @classmethod
     def open(cls, folder: Path) -> "TrainingSet":
@@ -101,6 +115,9 @@ class TrainingSet:
             )
         return opened
 
+    def __reduce__(self) -> tuple[Callable[[Path], "TrainingSet"], tuple[Path]]:
+        return TrainingSet.open, (self.folder,)  # another process maps the files itself
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -108,15 +125,29 @@ class TrainingSet:
         """Return the number of images, image bytes, RoIs, rows and pairs that the files hold."""
         return {
             "images": len(self.image_ids),
-            "bytes": len(self._images),
+            "bytes": self._images.size or int(self._image_sizes.sum()),
             "rois": len(self._roi_boxes),
             "rows": len(self._neighbor_ids),
             "pairs": len(self._query_boxes),
         }
 
-    def image_bytes(self, position: int) -> bytes:
-        """Return the encoded image at a position."""
-        return self._images[int(self._image_offsets[position]) : int(self._image_offsets[position + 1])]
+    def image_bytes(self, position: int, *, alone: bool = False) -> bytes:
+        """Return the encoded image at a position.
+
+        Args:
+            position: of the image.
+            alone: whether it is wanted without those beside it, as a neighbour is that lies anywhere: where images stay
+                in the store, the whole pack of any other is fetched.
+
+        Raises:
+            StoreError: the image stayed in the store, and is not there any more, or changed.
+        """
+        offset, size = int(self._image_offsets[position]), int(self._image_sizes[position])
+        return self._images.read(position, offset, size, alone=alone)
+
+    def expect(self, positions: NDArray[np.int64]) -> None:
+        """Fetch what images at (n,) positions need in the background, where they stay in the store."""
+        self._images.expect(positions)
 
     def rois(self, position: int) -> NDArray[np.int32]:
         """Return the (n, 4) int32 xywh RoIs of the image at a position; n = 0 in an image-level set."""
@@ -167,6 +198,49 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         return (self.training_set.row(number) for number in range(self.start, self.stop))
+
+
+class _ImageFile:
+    """The images in one mapped file.
+
+    Attributes:
+        size: its bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with (folder / IMAGES).open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self._bytes)
+
+    def read(self, _position: int, offset: int, size: int, *, alone: bool) -> bytes:  # noqa: ARG002
+        return self._bytes[offset : offset + size]
+
+    def expect(self, positions: NDArray[np.int64]) -> None:
+        """Everything is here."""
+
+
+class _PackedImages:
+    """The images in packs of a store.
+
+    Attributes:
+        size: 0, as nothing need lie here yet.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        from orl_ray.pretraining.pack_cache import Pack, PackCache  # Arrow, and the clients of buckets
+        from orl_ray.storage import Store
+
+        self.size = 0
+        self._packs, self._hashes = _mapped(folder, "image_packs"), _mapped(folder, "image_hashes")
+        packs = [Pack(*entry) for entry in meta["packs"]]
+        self._cache = PackCache(folder / PACKS, Store(meta["store"]), packs, int(meta["cache_bytes"]))
+
+    def read(self, position: int, offset: int, size: int, *, alone: bool) -> bytes:
+        content_hash = self._hashes[position].tobytes().decode()
+        return self._cache.read(int(self._packs[position]), offset, size, content_hash, whole=not alone)
+
+    def expect(self, positions: NDArray[np.int64]) -> None:
+        self._cache.expect(np.unique(self._packs[positions]).tolist())
 
 
 def _mapped(folder: Path, name: str) -> NDArray[Any]:

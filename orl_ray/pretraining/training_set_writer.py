@@ -3,20 +3,22 @@
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orl_ray.pretraining.training_set import FORMAT_VERSION, IMAGES, META
+from orl_ray.pretraining.training_set import DECODED, FORMAT_VERSION, IMAGES, META, PACKS
 
 _CHECKED_AT_ONCE = 1 << 20
+_HASH_DIGITS = 32
 _COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "image_ids": (np.int64, ()),
-    "jpeg_offsets": (np.int64, ()),
+    "image_offsets": (np.int64, ()),
+    "image_sizes": (np.int64, ()),
     "roi_offsets": (np.int64, ()),
     "roi_boxes": (np.int32, (4,)),
     "row_offsets": (np.int64, ()),
@@ -27,36 +29,65 @@ _COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 }
 
 
+_PACKED_COLUMNS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "image_packs": (np.int32, ()),
+    "image_hashes": (np.uint8, (_HASH_DIGITS,)),
+}
+
+
+class InStore(NamedTuple):
+    """Where an image lies that is not copied.
+
+    Attributes:
+        pack: number of its pack in the list that the writer was given.
+        offset: where it begins there, bytes.
+        size: its bytes.
+        content_hash: of these.
+    """
+
+    pack: int
+    offset: int
+    size: int
+    content_hash: str
+
+
 class TrainingSetWriter:
     """Writes a training set, as a context manager: leaving the block without an error publishes the folder.
 
     Args:
         folder: must not exist; its parent must. Until the end the files lie in a hidden sibling; an error removes it.
         max_pixels: the pixel limit that readers pass to the decoder.
+        packs: where images stay: ``store``, the bytes to keep of it as ``cache_bytes``, and a list that is complete at
+            the end of the block, ``packs``, of (key, name, bytes). None where images are copied.
+        decoded_bytes: most bytes of decoded images that readers keep in the folder.
 
     Raises:
         ValueError: the folder exists.
     """
 
-    def __init__(self, folder: Path, max_pixels: int) -> None:
+    def __init__(
+        self, folder: Path, max_pixels: int, packs: Mapping[str, Any] | None = None, decoded_bytes: int = 0
+    ) -> None:
         if folder.exists():
             raise ValueError(f"{folder} exists already: remove it, or export to another folder")
         self._folder = folder
-        self._max_pixels = max_pixels
+        self._packs = packs
+        self._limits = {"max_pixels": max_pixels, "decoded_bytes": decoded_bytes}
         self._hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
 
     def __enter__(self) -> Self:
         self._hidden.mkdir()
-        self._columns = {name: _Column(self._hidden / f"{name}.npy", *shape) for name, shape in _COLUMNS.items()}
-        self._images = (self._hidden / IMAGES).open("wb")
-        for name in ("jpeg_offsets", "roi_offsets", "row_offsets", "pair_offsets"):
+        columns = _COLUMNS if self._packs is None else _COLUMNS | _PACKED_COLUMNS
+        self._columns = {name: _Column(self._hidden / f"{name}.npy", *shape) for name, shape in columns.items()}
+        self._images, self._bytes = (self._hidden / IMAGES).open("wb"), 0
+        for name in ("roi_offsets", "row_offsets", "pair_offsets"):
             self._columns[name].append([0])
         return self
 
     def add(
         self,
         image_id: int,
-        data: bytes,
+        data: bytes | InStore,
         rois: ArrayLike | None = None,
         neighbours: Sequence[tuple[int, ArrayLike, ArrayLike]] = (),
     ) -> None:
@@ -64,7 +95,7 @@ class TrainingSetWriter:
 
         Args:
             image_id: unique in the set.
-            data: the encoded image, in any format that the decoder takes.
+            data: the encoded image, in any format that the decoder takes; or where it stays.
             rois: (n, 4) xywh pixels, n >= 1; None for an image-level set.
             neighbours: ``(neighbor_id, query_boxes (m, 4), neighbor_boxes (m, 4))`` by falling similarity. Neighbours
                 without a pair (m = 0) are left out.
@@ -72,16 +103,13 @@ class TrainingSetWriter:
         Raises:
             ValueError: no data, or boxes of a wrong shape or number.
         """
-        if not data:
-            raise ValueError(f"image {image_id} has no bytes")
         boxes = np.empty((0, 4), np.int32) if rois is None else _boxes(rois, f"the RoIs of image {image_id}")
         rows = [_row(image_id, *neighbour) for neighbour in neighbours]
         if not len(boxes) and (neighbours or rois is not None):
             raise ValueError(f"image {image_id} has no RoI: an object-level set needs at least one an image")
-        self._images.write(data)
+        self._place(image_id, data)
         columns = self._columns
         columns["image_ids"].append([image_id])
-        columns["jpeg_offsets"].append([self._images.tell()])
         columns["roi_boxes"].append(boxes)
         columns["roi_offsets"].append([columns["roi_boxes"].length])
         for neighbor_id, query_boxes, neighbor_boxes in rows:
@@ -92,30 +120,48 @@ class TrainingSetWriter:
                 columns["pair_offsets"].append([columns["query_boxes"].length])
         columns["row_offsets"].append([columns["neighbor_ids"].length])
 
+    def _place(self, image_id: int, data: bytes | InStore) -> None:
+        """Write an image, or where it is."""
+        if isinstance(data, InStore):
+            offset, size = data.offset, data.size
+            self._columns["image_packs"].append([data.pack])
+            self._columns["image_hashes"].append(np.frombuffer(data.content_hash.encode(), np.uint8))
+        else:
+            offset, size = self._bytes, len(data)
+            self._images.write(data)
+        if not size:
+            raise ValueError(f"image {image_id} has no bytes")
+        self._columns["image_offsets"].append([offset])
+        self._columns["image_sizes"].append([size])
+        self._bytes += size
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            size = self._images.tell()
             self._images.close()
             for column in self._columns.values():
                 column.close()
             if kind is None:
-                self._publish(size)
+                self._publish()
         finally:
             shutil.rmtree(self._hidden, ignore_errors=True)
 
-    def _publish(self, size: int) -> None:
+    def _publish(self) -> None:
         _write_index(self._hidden)
         _check_neighbors(self._hidden)
         counts = {
             "images": self._columns["image_ids"].length,
-            "bytes": size,
+            "bytes": self._bytes,
             "rois": self._columns["roi_boxes"].length,
             "rows": self._columns["neighbor_ids"].length,
             "pairs": self._columns["query_boxes"].length,
         }
-        meta = {"format_version": FORMAT_VERSION, "max_pixels": self._max_pixels, "counts": counts}
+        meta = {"format_version": FORMAT_VERSION, "counts": counts, **self._limits}
+        (self._hidden / DECODED).mkdir()
+        if self._packs is not None:
+            meta[PACKS] = dict(self._packs)
+            (self._hidden / IMAGES).unlink()
         (self._hidden / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
         self._hidden.rename(self._folder)
 

@@ -1,11 +1,9 @@
-"""The uint8 views of one training sample and of a batch, cut on the CPU (specification 3.1).
+"""The uint8 views of one training sample and of a batch, cut on the CPU (specification 3.1)."""
 
-Every draw is keyed by (seed, stage, lap, role, view, operation) and the id of the *anchor* image: two views differ, a
-neighbour's patch differs from anchor to anchor, and neither processes nor restarts change anything.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +12,15 @@ from torch import Tensor
 
 from orl_ray import draws
 from orl_ray.pretraining.augmentation import PIPELINES, Parameters, concatenate, draw_parameters
-from orl_ray.pretraining.crops import jitter_boxes, random_resized_crops
-from orl_ray.pretraining.objectives import GLOBAL, INTER, INTRA
+from orl_ray.pretraining.cuts import Cut, SampleCuts
+from orl_ray.pretraining.cutting import cut_views
+from orl_ray.pretraining.device_decoding import encoded
+from orl_ray.pretraining.objectives import GLOBAL
 from orl_ray.pretraining.sampling import LapSamples
 from orl_ray.pretraining.training_set import TrainingSet
-from orl_ray.scenes.decode import BadImageError, crop_resize, decode
+from orl_ray.scenes.decode import BadImageError, decode_known, size_of
+
+_T = TypeVar("_T")
 
 Crops = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Two (side, side, 3) uint8 crops a loss term."""
@@ -40,6 +42,18 @@ class ViewBatch:
     parameters: dict[str, tuple[Parameters, Parameters]]
     sample_weights: dict[str, Tensor]
 
+    def images_on(self, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the images on a device."""
+        return {
+            term: (first.to(device, non_blocking=True), second.to(device, non_blocking=True))
+            for term, (first, second) in self.images.items()
+        }
+
+    def pin_memory(self) -> "ViewBatch":
+        """Return the batch with its images in pinned memory; torch's loader asks for it."""
+        images = {term: (first.pin_memory(), second.pin_memory()) for term, (first, second) in self.images.items()}
+        return replace(self, images=images)
+
 
 @dataclass(frozen=True, slots=True)
 class ViewMaker:
@@ -54,6 +68,8 @@ class ViewMaker:
         patch_size: side of a region view, pixels; unused where no region term is wanted.
         augmentation: name of the pair of pipelines, a key of :data:`~orl_ray.pretraining.augmentation.PIPELINES`.
         smallest_crop: least share of an image's area that a whole-image view shows.
+        decode_margin: as for :func:`~orl_ray.pretraining.cutting.cut_views`; 0 decodes images at their full size.
+        on_device: whether the device that trains decodes and cuts (``device_decoding``), so that only files are read.
     """
 
     training_set: TrainingSet
@@ -64,10 +80,29 @@ class ViewMaker:
     patch_size: int = 0
     augmentation: str = "byol"
     smallest_crop: float = 0.08
+    decode_margin: float = 0.0
+    on_device: bool = False
 
     def side(self, term: str) -> int:
         """Return the side of a term's views, pixels."""
         return self.view_size if term == GLOBAL else self.patch_size
+
+    def cuts(self, lap: int, position: int) -> dict[str, tuple[Cut, Cut]]:
+        """Draw what the two views of each term are cut from; the image is looked at, but not decoded.
+
+        Args:
+            lap: number of completed walks through all images.
+            position: of the anchor image in the training set.
+
+        Raises:
+            ValueError: the image has no readable header, or a RoI is wanted and there is none.
+        """
+        sides = {term: self.side(term) for term in self.terms}
+        extent = self._read(position, size_of)
+        sample = SampleCuts(
+            self.training_set, self.seed, self.stage, lap, position, extent, sides, self.smallest_crop
+        )
+        return {term: sample.of(term) for term in self.terms}
 
     def crops(self, lap: int, position: int) -> Crops:
         """Decode a sample's image, and its neighbour's if one is wanted, and cut their views out.
@@ -79,9 +114,43 @@ class ViewMaker:
         Raises:
             ValueError: an image does not decode, a box does not lie in its image, or a RoI is wanted and there is none.
         """
-        sample = _Sample(self, lap, position, _decode(self.training_set, position))
-        cut = {GLOBAL: sample.global_crops, INTRA: sample.intra_crops, INTER: sample.inter_crops}
-        return {term: cut[term]() for term in self.terms}
+        wanted = self.cuts(lap, position)
+        cuts = [cut for pair in wanted.values() for cut in pair]
+        views: dict[int, Iterator[NDArray[np.uint8]]] = {}
+        for image in dict.fromkeys(cut.position for cut in cuts):
+            of_image = [cut for cut in cuts if cut.position == image]
+            views[image] = iter(self._read(image, partial(self._cut, image, of_image), alone=image != position))
+        return {term: (next(views[one.position]), next(views[two.position])) for term, (one, two) in wanted.items()}
+
+    def encoded(self, position: int, *, alone: bool) -> Tensor:
+        """Read an image for a device that decodes it; as :func:`~orl_ray.pretraining.device_decoding.encoded`.
+
+        Raises:
+            ValueError: the image has no readable header, or is no plain JPEG and does not decode.
+        """
+        return self._read(position, encoded, alone=alone)
+
+    def _cut(self, position: int, cuts: Sequence[Cut], data: bytes, max_pixels: int) -> list[NDArray[np.uint8]]:
+        return cut_views(data, cuts, max_pixels, self.decode_margin, partial(self._decode, position))
+
+    def _decode(self, position: int, data: bytes, max_pixels: int, reduction: int) -> NDArray[np.uint8]:
+        """Decode an image, or take it from among those that were."""
+        if (kept := self.training_set.decoded) is None:
+            return decode_known(data, max_pixels, reduction)
+        name = f"{position}-{reduction}"
+        image = kept.get(name)
+        if image is None:
+            image = decode_known(data, max_pixels, reduction)
+            kept.keep(name, image)
+        return image
+
+    def _read(self, position: int, read: Callable[[bytes, int], _T], *, alone: bool = False) -> _T:
+        """Read something from the bytes of an image, and name the image where they are bad."""
+        try:
+            return read(self.training_set.image_bytes(position, alone=alone), self.training_set.max_pixels)
+        except BadImageError as error:
+            image_id = self.training_set.image_ids[position]
+            raise ValueError(f"image {image_id} of {self.training_set.folder} does not decode: {error}") from error
 
     def parameters(self, samples: Sequence[LapSamples]) -> dict[str, tuple[Parameters, Parameters]]:
         """Draw the augmentation of each view of a batch."""
@@ -109,83 +178,3 @@ class ViewMaker:
             for samples in (local, whole)
         )
         return torch.from_numpy((has_row * (len(anywhere) / max(1, anywhere.sum()))).astype(np.float32))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """One anchor image in one lap."""
-
-    maker: ViewMaker
-    lap: int
-    position: int
-    image: NDArray[np.uint8]
-
-    def global_crops(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Cut two random resized crops of the whole image."""
-        scale = (self.maker.smallest_crop, 1.0)
-        first, second = (
-            crop_resize(
-                self.image,
-                random_resized_crops(self._key(GLOBAL, view, "crop"), self._ids, *self._extent, scale)[0],
-                self.maker.view_size,
-            )
-            for view in (1, 2)
-        )
-        return first, second
-
-    def intra_crops(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Cut a RoI, drawn uniformly, and a jittered version of it."""
-        box = self._roi(INTRA)
-        jittered = jitter_boxes(self._key(INTRA, 2, "jitter"), self._ids, box[None], *self._extent)[0]
-        return self._patch(self.image, box), self._patch(self.image, jittered)
-
-    def inter_crops(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Cut a pair of boxes, drawn uniformly from those of a neighbour that is drawn uniformly.
-
-        Without any neighbour, one RoI serves as both patches: it takes part in the batch statistics, so that all
-        batches are full, and its loss has the factor zero.
-        """
-        rows = self.maker.training_set.rows(self.position)
-        if not len(rows):
-            patch = self._patch(self.image, self._roi(INTER))
-            return patch, patch
-        row = rows[self._choice(len(rows), INTER, "neighbor")]
-        pair = self._choice(len(row.query_boxes), INTER, "pair")
-        neighbor = _decode(self.maker.training_set, self.maker.training_set.position(row.neighbor_id))
-        return self._patch(self.image, row.query_boxes[pair]), self._patch(neighbor, row.neighbor_boxes[pair])
-
-    @property
-    def _ids(self) -> NDArray[np.int64]:
-        ids: NDArray[np.int64] = self.maker.training_set.image_ids[self.position : self.position + 1]
-        return ids
-
-    @property
-    def _extent(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        height, width = self.image.shape[:2]
-        return np.array([width]), np.array([height])
-
-    def _key(self, *names: str | int) -> int:
-        return draws.stream(self.maker.seed, self.maker.stage, self.lap, *names)
-
-    def _choice(self, count: int, *names: str) -> int:
-        return int(draws.integers(self._key(*names), self._ids, count)[0])
-
-    def _roi(self, role: str) -> NDArray[np.int32]:
-        rois = self.maker.training_set.rois(self.position)
-        if not len(rois):
-            raise ValueError(
-                f"image {self._ids[0]} has no RoI: object-level training needs an object-level training set"
-            )
-        roi: NDArray[np.int32] = rois[self._choice(len(rois), role, "roi")]
-        return roi
-
-    def _patch(self, image: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
-        return crop_resize(image, box, self.maker.patch_size)
-
-
-def _decode(training_set: TrainingSet, position: int) -> NDArray[np.uint8]:
-    try:
-        return decode(training_set.image_bytes(position), training_set.max_pixels)
-    except BadImageError as error:
-        image_id = training_set.image_ids[position]
-        raise ValueError(f"image {image_id} of {training_set.folder} does not decode: {error}") from error

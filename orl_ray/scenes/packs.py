@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orl_ray.storage import Store, StoreError, digest
+from orl_ray.storage import PartRecord, Store, StoreError, digest
 
 ARTIFACT = "packed_scenes"
 # What a worker holds of a part's images at a time, and what one request brings.
@@ -79,9 +79,7 @@ def read_pack(store: Store, key: str, wanted: Collection[int] | None = None) -> 
     Raises:
         StoreError: the part, or one of its files, is not there or changed since it was written.
     """
-    record = store.record(ARTIFACT, key)
-    if record is None:
-        raise StoreError(f"{ARTIFACT} {key}: no such part; run the pipeline again to make it")
+    record = _record(store, key)
     for pack, rows in _by_pack(store.read_table(ARTIFACT, key, columns=_PLACE)):
         name = next(name for name in record.files if name.startswith(_prefix(pack)))
         chosen = [row for row in rows if wanted is None or row["image_id"] in wanted]
@@ -91,14 +89,53 @@ def read_pack(store: Store, key: str, wanted: Collection[int] | None = None) -> 
                 yield row, bytes(data[row["offset"] : row["offset"] + row["bytes"]])
         else:
             for row in chosen:
-                yield row, _read_range(store, key, name, row)
+                yield row, read_range(store, key, name, row["offset"], row["bytes"], row["content_hash"])
 
 
-def _read_range(store: Store, key: str, name: str, row: dict[str, Any]) -> bytes:
-    data = store.part_folder(ARTIFACT, key).read_range(name, row["offset"], row["bytes"])
-    if digest(data) != row["content_hash"]:
-        raise StoreError(f"{ARTIFACT} {key}: image {row['image_id']} in {name} changed since it was written")
+def locate(store: Store, key: str, wanted: Collection[int] | None = None) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """Yield (row, name of its file, bytes of that file) of the images of a part, by rising id; no image is read.
+
+    Args:
+        store: the store.
+        key: the part of ``packed_scenes``.
+        wanted: image ids; None takes all of the part.
+
+    Raises:
+        StoreError: there is no such part.
+    """
+    record = _record(store, key)
+    for pack, rows in _by_pack(store.read_table(ARTIFACT, key, columns=_PLACE)):
+        name = next(name for name in record.files if name.startswith(_prefix(pack)))
+        for row in rows:
+            if wanted is None or row["image_id"] in wanted:
+                yield row, name, int(record.files[name]["bytes"])
+
+
+def read_range(store: Store, key: str, name: str, offset: int, size: int, content_hash: str) -> bytes:
+    """Read one image of a pack.
+
+    Args:
+        store: the store.
+        key: the part of ``packed_scenes``.
+        name: the pack.
+        offset: where the image begins there.
+        size: its bytes.
+        content_hash: of these.
+
+    Raises:
+        StoreError: the image changed since it was written.
+    """
+    data = store.part_folder(ARTIFACT, key).read_range(name, offset, size)
+    if digest(data) != content_hash:
+        raise StoreError(f"{ARTIFACT} {key}: the image at {offset} in {name} changed since it was written")
     return data
+
+
+def _record(store: Store, key: str) -> PartRecord:
+    record = store.record(ARTIFACT, key)
+    if record is None:
+        raise StoreError(f"{ARTIFACT} {key}: no such part; run the pipeline again to make it")
+    return record
 
 
 def _by_pack(table: pa.Table) -> Iterator[tuple[int, list[dict[str, Any]]]]:

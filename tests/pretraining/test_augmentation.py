@@ -18,11 +18,13 @@ from orl_ray.pretraining.augmentation import (
     adjust_hue,
     adjust_saturation,
     augment,
+    augment_on_device,
     concatenate,
     draw_parameters,
     gaussian_blur,
     solarise,
 )
+from orl_ray.pretraining.host_augmentation import augment_on_host
 
 FLOAT = {"rtol": 0, "atol": 2e-6}
 IDS = np.arange(5000)
@@ -52,9 +54,15 @@ def nothing(count):
     )
 
 
-def colours_after(images, **changed):
+@pytest.fixture(params=[augment_on_host, augment_on_device], ids=["host", "device"])
+def augmented(request):
+    """Return each of the two ways: the compiled kernel, and the batched operations, here on the CPU."""
+    return request.param
+
+
+def colours_after(augmented, images, **changed):
     """Augment, and undo the normalisation."""
-    result = augment(images, replace(nothing(len(images)), **changed))
+    result = augmented(images, replace(nothing(len(images)), **changed))
     return result * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 
 
@@ -104,11 +112,11 @@ def test_solarise_equals_torchvision_and_pillow_at_every_level():
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
-def test_jitter_applies_its_operations_in_the_order_of_each_image(order):
+def test_jitter_applies_its_operations_in_the_order_of_each_image(augmented, order):
     images = photographs(3)
     factors = np.array([[1.3, 0.7, 1.1, 0.05]] * 3, np.float32)
     orders = np.array([order, [1, 3, 0, 2], order])
-    found = colours_after(images, jitter=np.array([True, True, False]), order=orders, factors=factors)
+    found = colours_after(augmented, images, jitter=np.array([True, True, False]), order=orders, factors=factors)
     reference = [
         functional.adjust_brightness,
         functional.adjust_contrast,
@@ -128,7 +136,7 @@ def test_jitter_applies_its_operations_in_the_order_of_each_image(order):
     torch.testing.assert_close(found[2], images[2].float() / 255, **FLOAT)
 
 
-def test_flip_grayscale_blur_and_solarise_reach_only_the_chosen_images():
+def test_flip_grayscale_blur_and_solarise_reach_only_the_chosen_images(augmented):
     images = photographs(4)
     colours = images.float() / 255
     chosen = np.array([True, False, True, False])
@@ -139,24 +147,44 @@ def test_flip_grayscale_blur_and_solarise_reach_only_the_chosen_images():
         "solarise": functional.solarize(colours, 128 / 255),
     }
     for name, reference in wanted.items():
-        found = colours_after(images, **{name: chosen})
+        found = colours_after(augmented, images, **{name: chosen})
         torch.testing.assert_close(found[chosen], reference[chosen], rtol=0, atol=1e-5)
         torch.testing.assert_close(found[~chosen], colours[~chosen], rtol=0, atol=1e-5)
 
 
-def test_untouched_images_are_normalised_as_torchvision_does():
+def test_untouched_images_are_normalised_as_torchvision_does(augmented):
     images = photographs(2)
     wanted = functional.normalize(images.float() / 255, MEAN, STD)
-    torch.testing.assert_close(augment(images, nothing(2)), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(augmented(images, nothing(2)), wanted, rtol=0, atol=1e-5)
 
 
-def test_input_is_left_alone_and_channels_last_input_gives_the_same():
+def test_input_is_left_alone_and_channels_last_input_gives_the_same(augmented):
     images = photographs(6)
     before = images.clone()
     parameters = draw_parameters(1, IDS[:6], PIPELINES["byol"][1])
-    plain = augment(images, parameters)
+    plain = augmented(images, parameters)
     assert torch.equal(images, before)
-    assert torch.equal(augment(images.contiguous(memory_format=torch.channels_last), parameters), plain)
+    assert torch.equal(augmented(images.contiguous(memory_format=torch.channels_last), parameters), plain)
+
+
+@pytest.mark.parametrize("side", [5, 24, 40])
+@pytest.mark.parametrize("view", [0, 1])
+def test_host_and_device_agree_on_whatever_is_drawn(side, view):
+    images, parameters = photographs(64, side), draw_parameters(view, IDS[:64], PIPELINES["byol"][view])
+    host, device = augment_on_host(images, parameters), augment_on_device(images, parameters)
+    difference = (host - device).abs()
+    # A colour that rounding takes across the threshold is inverted by one and not by the other.
+    crossed = torch.from_numpy(parameters.solarise)[:, None, None, None] & (difference > 1e-4)
+    assert crossed.float().mean() < 1e-4
+    torch.testing.assert_close(torch.where(crossed, device, host), device, rtol=0, atol=2e-5)
+
+
+def test_tensors_on_the_cpu_take_the_hosts_way_on_any_number_of_threads(monkeypatch):
+    images, parameters = photographs(7), draw_parameters(3, IDS[:7], PIPELINES["byol"][0])
+    wanted = augment_on_host(images, parameters)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(augment(images, parameters), wanted)
+    assert wanted.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("view", "blur", "solarised"), [(0, 1.0, 0.0), (1, 0.1, 0.2)])
@@ -180,7 +208,7 @@ def test_values_fill_the_published_ranges_and_every_order_occurs():
 
 @pytest.mark.parametrize(("name", "saturation", "others", "hue"), [("moco", 0.4, 0.4, 0.1), ("simclr", 0.8, 0.8, 0.2)])
 def test_baselines_treat_both_views_alike_with_their_own_colours(name, saturation, others, hue):
-    first, second = PIPELINES[name]
+    first, second = PIPELINES["byol"][name]
     assert first == second
     drawn = draw_parameters(draws.stream(0, name), IDS, first)
     spans = np.array([others, others, saturation, hue])

@@ -1,5 +1,7 @@
 """From the store to a training set: every image, its RoIs, and the pairs that k and the ratio select."""
 
+import pickle
+
 import numpy as np
 import pytest
 from small_store import image_files, lose_source
@@ -8,6 +10,7 @@ from orl_ray.mining.matching import pair_count
 from orl_ray.pipeline import State
 from orl_ray.pretraining import export
 from orl_ray.pretraining.export import export_training_set
+from orl_ray.pretraining.sampling import RUN
 from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.storage import TABLE, StoreError, parquet_bytes
 
@@ -179,3 +182,44 @@ def test_a_finished_export_is_left_as_it_is(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TrainingSetWriter", None)
     exported(finished, tmp_path / "deep" / "set", "image_level")
     assert (tmp_path / "deep" / "set" / META).stat().st_mtime_ns == before
+
+
+class TestPacked:
+    """Images that stay in the store, behind a cache."""
+
+    def packed(self, small, folder, stage, *settings):
+        return exported(small.with_settings(execution={"cache_gb": 1.0}, **dict(settings)), folder, stage)
+
+    @pytest.mark.parametrize("stage", ["image_level", "object_level"])
+    def test_gives_what_a_copy_gives(self, finished, tmp_path, stage):
+        copied, packed = exported(finished, tmp_path / "copy", stage), self.packed(finished, tmp_path / "set", stage)
+        assert not (packed.folder / "images.bin").exists()
+        assert packed.counts() == copied.counts()
+        assert packed.image_ids.tolist() == copied.image_ids.tolist()
+        again = pickle.loads(pickle.dumps(packed))  # noqa: S301 -- as a loader's process gets it
+        for position in range(len(copied)):
+            wanted = copied.image_bytes(position)
+            assert packed.image_bytes(position, alone=True) == wanted
+            assert packed.image_bytes(position) == again.image_bytes(position) == wanted
+            assert [row.neighbor_id for row in packed.rows(position)] == [r.neighbor_id for r in copied.rows(position)]
+
+    def test_a_cache_that_is_smaller_than_what_is_shuffled_is_refused(self, finished, tmp_path):
+        small = finished.with_settings(execution={"cache_gb": 1e-6})
+        with pytest.raises(ValueError, match=r"execution.cache_gb: .* shuffle_window above 0"):
+            exported(small, tmp_path / "set", "image_level")
+        small = small.with_settings(image_level={"shuffle_window": 5})
+        with pytest.raises(ValueError, match=r"execution.cache_gb: .* shuffle_window smaller"):
+            exported(small, tmp_path / "set", "image_level")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(("window", "needed"), [(1, 4), (RUN, 4), (RUN + 1, 6), (20 * RUN, 10)])
+    def test_a_cache_that_holds_two_windows_is_enough(self, finished, window, needed):
+        for gigabytes in (needed - 0.1, needed):
+            packs = export._Packs(finished.store, gigabytes)
+            packs.meta["packs"] = [["key", f"pack{number}", 10**9] for number in range(10)]
+            packs._of_images = [np.repeat(np.arange(10, dtype=np.int32), RUN)]
+            if gigabytes < needed:
+                with pytest.raises(ValueError, match=f"goes through {needed} GB"):
+                    packs.check(window)
+            else:
+                packs.check(window)

@@ -14,7 +14,7 @@ from orl_ray import config
 from orl_ray.pretraining import loop
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 
@@ -118,10 +118,10 @@ def two_processes(object_folder, sparse_folder, tmp_path_factory):
 
 def test_in_every_batch_of_the_sparse_set_a_process_has_no_sample_with_a_neighbour(sparse_folder):
     sparse = TrainingSet.open(sparse_folder)
-    stream = SampleStream(0, "object_level", len(sparse), SETTINGS.batch_size, 2)
+    stream = SampleStream(0, "object_level", len(sparse), SETTINGS.batch_size)
     with_rows = [
         [
-            sum(int((sparse.row_counts(part.positions) > 0).sum()) for part in stream.share(step, rank))
+            sum(int((sparse.row_counts(part.positions) > 0).sum()) for part in stream.share(Share(step, rank, 2)))
             for rank in (0, 1)
         ]
         for step in range(stream.total_steps(SETTINGS.epochs))

@@ -1,6 +1,7 @@
 """Prefetched batches: in order, equal for any number of threads and processes, bounded, and honest about errors."""
 
 import dataclasses
+import multiprocessing
 import threading
 from contextlib import closing
 
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from orl_ray.pretraining.augmentation import Parameters
 from orl_ray.pretraining.prefetch import view_batches
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
+from orl_ray.pretraining.training_set import TrainingSet
+from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import ViewMaker
 
 TERMS = ("global", "intra", "inter")
@@ -24,7 +28,7 @@ STREAM = SampleStream(0, "object_level", 10, 4)  # steps 2, 7, ... span two laps
 
 
 def test_batches_hold_the_crops_of_the_streams_samples_in_order(maker):
-    batches = list(view_batches(maker, STREAM, range(1, 4), threads=3))
+    batches = list(view_batches(maker, STREAM, map(Share, range(1, 4)), threads=3))
     assert [batch.step for batch in batches] == [1, 2, 3]
     for batch in batches:
         samples = [(part.lap, int(place)) for part in STREAM.batch(batch.step) for place in part.positions]
@@ -35,11 +39,10 @@ def test_batches_hold_the_crops_of_the_streams_samples_in_order(maker):
                     assert np.array_equal(images[index].permute(1, 2, 0).numpy(), crop)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, 3, 4])
 def test_shares_of_processes_make_up_the_batch_of_one(maker, size):
-    (whole,) = view_batches(maker, STREAM, range(2, 3), threads=1)
-    shared = dataclasses.replace(STREAM, processes=size)
-    shares = [next(view_batches(maker, shared, range(2, 3), rank=rank, threads=2)) for rank in range(size)]
+    (whole,) = view_batches(maker, STREAM, map(Share, range(2, 3)), threads=1)
+    shares = list(view_batches(maker, STREAM, [Share(2, index, size) for index in range(size)], threads=2))
     for term in TERMS:
         for view in range(2):
             assert torch.equal(torch.cat([share.images[term][view] for share in shares]), whole.images[term][view])
@@ -54,14 +57,46 @@ def test_error_in_a_thread_is_raised_to_the_caller(maker, monkeypatch):
 
     monkeypatch.setattr(ViewMaker, "crops", broken)
     with pytest.raises(ValueError, match="bad image at"):
-        next(view_batches(maker, STREAM, range(5)))
+        next(view_batches(maker, STREAM, map(Share, range(5))))
 
 
 def test_few_batches_are_made_ahead_and_threads_end_with_the_iterator(maker, monkeypatch):
     made = []
     crops = ViewMaker.crops
     monkeypatch.setattr(ViewMaker, "crops", lambda self, *sample: made.append(sample) or crops(self, *sample))
-    with closing(view_batches(maker, STREAM, range(100), threads=2)) as batches:
+    with closing(view_batches(maker, STREAM, map(Share, range(100)), threads=2)) as batches:
         next(batches)
     assert len(made) <= 3 * 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("views")]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_make_the_very_batches_of_threads(maker, processes):
+    shares = [Share(step, index, 2) for step in range(1, 4) for index in range(2)]
+    threads = view_batches(maker, STREAM, shares, threads=2)
+    with closing(view_batches(maker, STREAM, shares, processes=processes)) as batches:
+        for found, wanted in zip(batches, threads, strict=True):
+            assert found.step == wanted.step
+            assert torch.equal(found.sample_weights["inter"], wanted.sample_weights["inter"])
+            for term in TERMS:
+                for view in range(2):
+                    assert torch.equal(found.images[term][view], wanted.images[term][view])
+                    for entry in dataclasses.fields(Parameters):
+                        one, other = (getattr(batch.parameters[term][view], entry.name) for batch in (found, wanted))
+                        assert np.array_equal(one, other)
+
+
+def test_error_in_a_process_is_raised_to_the_caller(maker, tmp_path):
+    with TrainingSetWriter(tmp_path / "set", 10_000) as writer:
+        writer.add(77, b"not an image")
+    broken = dataclasses.replace(maker, training_set=TrainingSet.open(tmp_path / "set"), terms=("global",))
+    with pytest.raises(ValueError, match=r"image 77 .* does not decode"):
+        next(view_batches(broken, SampleStream(0, "object_level", 1, 1), [Share(0)], processes=1))
+
+
+def test_processes_end_with_the_iterator(maker):
+    with closing(view_batches(maker, STREAM, map(Share, range(100)), processes=1)) as batches:
+        next(batches)
+        loaders = set(multiprocessing.active_children())
+        assert loaders
+    assert not loaders & set(multiprocessing.active_children())

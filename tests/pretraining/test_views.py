@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from orl_ray import draws
-from orl_ray.pretraining import views
+from orl_ray.pretraining import cutting, views
 from orl_ray.pretraining.augmentation import PIPELINES, draw_parameters
 from orl_ray.pretraining.crops import jitter_boxes, random_resized_crops
+from orl_ray.pretraining.cutting import crop_resize
 from orl_ray.pretraining.sampling import LapSamples
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import ViewMaker
-from orl_ray.scenes.decode import crop_resize, decode
+from orl_ray.scenes.decode import decode, decode_known
 
 TERMS = ("global", "intra", "inter")
 SEED, STAGE = 4, "object_level"
@@ -32,7 +33,7 @@ def cuts(monkeypatch):
         recorded.append((image, np.asarray(box).tolist(), side))
         return crop_resize(image, box, side)
 
-    monkeypatch.setattr(views, "crop_resize", recording)
+    monkeypatch.setattr(cutting, "crop_resize", recording)
     return recorded
 
 
@@ -76,7 +77,7 @@ def test_crops_come_in_pairs_of_the_wanted_sizes(maker):
 
 def test_only_the_wanted_terms_are_decoded_and_cut(object_set, cuts, monkeypatch):
     decoded = []
-    monkeypatch.setattr(views, "decode", lambda data, limit: decoded.append(1) or decode(data, limit))
+    monkeypatch.setattr(views, "decode_known", lambda *given: decoded.append(1) or decode_known(*given))
     ViewMaker(object_set, SEED, STAGE, ("global",), 24).crops(0, 0)
     assert (len(decoded), len(cuts)) == (1, 2)
     ViewMaker(object_set, SEED, STAGE, ("inter",), 24, 16).crops(0, 0)
