@@ -118,6 +118,12 @@ class ImageLevel:
 
     epochs: float = setting(800, "Passes over the images.", low=0.01)
     batch_size: int = setting(512, "Global batch, images over all workers.", low=1)
+    micro_batch: int = setting(
+        0,
+        "Images a pass through the networks, over all workers, where less than the batch fits: gradients accumulate, "
+        "and batch norm takes its statistics over a pass; 0 passes the whole batch at once.",
+        low=0,
+    )
     view_size: int = setting(224, "Side of a global view, pixels.", low=16)
     learning_rate: float = setting(0.2, "Learning rate for a batch of 256; scaled linearly to the batch.", low=1e-8)
     momentum: float = setting(0.9, "SGD momentum.", low=0, high=0.9999)
@@ -283,11 +289,32 @@ class Execution:
         0, "Ray Data workers a stage; 0 takes one a CPU (or GPU, for embeddings).", semantic=False, low=0
     )
     train_workers: int = setting(1, "Ray Train workers; several share the global batch.", semantic=False, low=1)
+    min_train_workers: int = setting(
+        0,
+        "If above 0, a training goes on with as few workers when nodes are lost, and grows to train_workers again.",
+        semantic=False,
+        low=0,
+    )
+    resize_seconds: float = setting(
+        60.0,
+        "How often a training that may have more workers looks whether there is room for them, seconds.",
+        semantic=False,
+        low=1,
+    )
     train_cpus: int = setting(0, "CPUs a training worker; 0 shares all of them out.", semantic=False, low=0)
     use_gpu: bool = setting(False, "Train and embed on GPUs, one a worker.", semantic=False)
     max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
     checkpoint_seconds: float = setting(
         30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0
+    )
+    checkpoint_epochs: float = setting(
+        0.0, "Epochs between two checkpoints that are kept beside the latest; 0 keeps none.", semantic=False, low=0
+    )
+    keep_checkpoints: int = setting(
+        0, "How many of those stay, the newest, for each training; 0 keeps all.", semantic=False, low=0
+    )
+    compile: bool = setting(
+        False, "Let torch.compile make the training's kernels; takes minutes at each start.", semantic=False
     )
     max_bad_fraction: float = setting(
         0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1

@@ -1,7 +1,7 @@
 """Batches of views, made ahead of their use by threads: Pillow decodes and resizes without Python's lock."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orl_ray.pretraining.objectives import INTER
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.views import ViewBatch, ViewMaker
 
 _AHEAD = 2
@@ -18,30 +18,28 @@ _AHEAD = 2
 def view_batches(
     maker: ViewMaker,
     stream: SampleStream,
-    steps: range,
+    shares: Iterable[Share],
     *,
-    rank: int = 0,
     threads: int = 2,
     pinned: bool = False,
 ) -> Generator[ViewBatch]:
-    """Make the batches of some steps, in order, with two more in the making than the one that is in use.
+    """Make some batches, or parts of batches, in order, with two more in the making than the one that is in use.
 
     Args:
         maker: cuts the views.
         stream: says which samples a step takes.
-        steps: the steps wanted.
-        rank: number of this process.
+        shares: what is wanted.
         threads: threads that decode and cut.
         pinned: put the images into pinned memory, for copies to a GPU that do not wait.
 
     Yields:
-        One batch a step. What goes wrong in a thread is raised here.
+        One batch a share. What goes wrong in a thread is raised here.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="views")
     pending: deque[_Pending] = deque()
     try:
-        for step in steps:
-            pending.append(_Pending(executor, maker, stream, step, rank, pinned=pinned))
+        for share in shares:
+            pending.append(_Pending(executor, maker, stream, share, pinned=pinned))
             if len(pending) > _AHEAD:
                 yield pending.popleft().result()
         while pending:
@@ -58,12 +56,11 @@ class _Pending:
         executor: ThreadPoolExecutor,
         maker: ViewMaker,
         stream: SampleStream,
-        step: int,
-        rank: int,
+        share: Share,
         *,
         pinned: bool,
     ) -> None:
-        samples = stream.share(step, rank)
+        samples = stream.share(share)
         places = [(part.lap, int(position)) for part in samples for position in part.positions]
 
         def empty(term: str) -> Tensor:
@@ -81,9 +78,9 @@ class _Pending:
         self._futures: list[Future[None]] = [
             executor.submit(write, index, *place) for index, place in enumerate(places)
         ]
-        self._step = step
+        self._share = share
         self._parameters = maker.parameters(samples)
-        self._weights = {INTER: maker.inter_weights(samples, stream.batch(step))} if INTER in maker.terms else {}
+        self._weights = {INTER: maker.inter_weights(samples, stream.batch(share.step))} if INTER in maker.terms else {}
 
     def result(self) -> ViewBatch:
         """Wait for the samples and return the batch."""
@@ -93,4 +90,4 @@ class _Pending:
             term: (first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2))
             for term, (first, second) in self._images.items()
         }
-        return ViewBatch(self._step, images, self._parameters, self._weights)
+        return ViewBatch(self._share.step, images, self._parameters, self._weights)

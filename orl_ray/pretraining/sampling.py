@@ -27,6 +27,21 @@ class LapSamples:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """One of several contiguous parts of a batch, whose sizes differ by one at most: a process', or an accumulation's.
+
+    Attributes:
+        step: the step that the batch is for, counted from 0.
+        index: number of the part, from 0.
+        count: number of parts that the batch is cut into.
+    """
+
+    step: int
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class SampleStream:
     """The samples of a training, as a pure function of the step.
 
@@ -35,22 +50,12 @@ class SampleStream:
         stage: name of the stage.
         images: number of images in the training set.
         batch_size: global batch, over all processes.
-        processes: number of processes that share each batch.
-
-    Raises:
-        ValueError: the processes do not divide the batch.
     """
 
     seed: int
     stage: str
     images: int
     batch_size: int
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.processes:
-            sizes = f"the batch of {self.batch_size} does not divide by {self.processes} training processes"
-            raise ValueError(f"{sizes}: change either")
 
     def total_steps(self, epochs: float) -> int:
         """Return the number of steps that see each image ``epochs`` times on average, rounded up."""
@@ -60,10 +65,10 @@ class SampleStream:
         """Return the samples of one step, counted from 0: one entry a lap that the batch touches, in order."""
         return self._samples(step * self.batch_size, self.batch_size)
 
-    def share(self, step: int, rank: int) -> list[LapSamples]:
-        """Return one process' contiguous share of the samples of a step; the shares of all ranks make up the batch."""
-        count = self.batch_size // self.processes
-        return self._samples(step * self.batch_size + rank * count, count)
+    def share(self, share: "Share") -> list[LapSamples]:
+        """Return the samples of a share of a step; those of all its shares, in order, make up the batch."""
+        first, last = (self.batch_size * index // share.count for index in (share.index, share.index + 1))
+        return self._samples(share.step * self.batch_size + first, last - first)
 
     def _samples(self, start: int, count: int) -> list[LapSamples]:
         samples = np.arange(start, start + count, dtype=np.int64)
