@@ -97,7 +97,7 @@ def train(
     )
     kept_steps = checkpoint_epochs * len(training_set) / settings.batch_size
     with closing(batches), CheckpointWriter(checkpoints, checkpoint_seconds, kept_steps) as writer:
-        for entry in _steps(state, schedule, weights, batches, passes):
+        for entry in training_steps(state, schedule, weights, batches, passes):
             if place.rank == 0 and state.step < schedule.total:
                 writer.after_step(state)
             on_step(state.step, schedule.total, entry)
@@ -156,7 +156,7 @@ class Passes:
         return self.place.size * own / self.stream.batch_size
 
 
-def _steps(
+def training_steps(
     state: TrainingState, schedule: Schedule, weights: dict[str, float], batches: Iterator[ViewBatch], passes: Passes
 ) -> Iterator[dict[str, float]]:
     """Do the training's steps and yield what was measured; nothing for a step that is not logged."""
