@@ -120,14 +120,16 @@ def resource_problems(execution: Execution, facts: ClusterFacts) -> list[str]:
         if fitting and group.more < 0:
             return []
         places += fitting * group.more
-    if places >= execution.train_workers:
+    least = execution.min_train_workers or execution.train_workers
+    if places >= least:
         return []
     wanted = " and ".join(f"{count:g} {name}{'s' if count > 1 else ''}" for name, count in worker.items())
     has = ", ".join(f"{sum(node.get(name, 0) for node in facts.nodes):g} {name}s" for name in worker)
     grown = ", and what its autoscaler may add," if facts.groups else ""
     problem = (
-        f"{NO_ROOM} for {execution.train_workers} training workers with {wanted} each: {has} in all{grown} make room "
-        f"for {places}. Lower execution.train_workers, execution.train_cpus or execution.use_gpu, or add nodes"
+        f"{NO_ROOM} for {least} training workers with {wanted} each: {has} in all{grown} make room "
+        f"for {places}. Lower execution.{'min_' if execution.min_train_workers else ''}train_workers, "
+        "execution.train_cpus or execution.use_gpu, or add nodes"
     )
     return [problem]
 

@@ -126,6 +126,12 @@ class Pretraining:
         "small one (short, published), or the images left over wait for another epoch (dropped).",
         choices=("full", "short", "dropped"),
     )
+    micro_batch: int = setting(
+        0,
+        "Images a pass through the networks, over all workers, where less than the batch fits: gradients accumulate, "
+        "and batch norm takes its statistics over a pass; 0 passes the whole batch at once.",
+        low=0,
+    )
     view_size: int = setting(224, "Side of a global view, pixels.", low=16)
     smallest_crop: float = setting(0.08, "Least share of an image's area that a global view shows.", low=0.001, high=1)
     augmentation: str = setting(
@@ -345,6 +351,18 @@ class Execution:
         0, "Ray Data workers a stage; 0 takes one a CPU (or GPU, for embeddings).", semantic=False, low=0
     )
     train_workers: int = setting(1, "Ray Train workers; several share the global batch.", semantic=False, low=1)
+    min_train_workers: int = setting(
+        0,
+        "If above 0, a training goes on with as few workers when nodes are lost, and grows to train_workers again.",
+        semantic=False,
+        low=0,
+    )
+    resize_seconds: float = setting(
+        60.0,
+        "How often a training that may have more workers looks whether there is room for them, seconds.",
+        semantic=False,
+        low=1,
+    )
     train_cpus: int = setting(0, "CPUs a training worker; 0 shares all of them out.", semantic=False, low=0)
     loader_workers: int = setting(
         0,
@@ -371,6 +389,15 @@ class Execution:
     max_failures: int = setting(3, "Worker losses that a training survives before it gives up.", semantic=False, low=0)
     checkpoint_seconds: float = setting(
         30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0
+    )
+    checkpoint_epochs: float = setting(
+        0.0, "Epochs between two checkpoints that are kept beside the latest; 0 keeps none.", semantic=False, low=0
+    )
+    keep_checkpoints: int = setting(
+        0, "How many of those stay, the newest, for each training; 0 keeps all.", semantic=False, low=0
+    )
+    compile: bool = setting(
+        False, "Let torch.compile make the training's kernels; takes minutes at each start.", semantic=False
     )
     max_bad_fraction: float = setting(
         0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1

@@ -244,6 +244,7 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
     bounds = changed & {"mining.min_similarity", "mining.max_similarity"}
     mistakes.extend(f"{name}: {values[name]} is no cosine" for name in bounds if abs(number(name)) > _LARGEST_COSINE)
     mistakes.extend(_check_scope(values, changed))
+    mistakes.extend(_check_workers(values, changed))
     mistakes.extend(_without_effect(values, changed))
     if number("embeddings.image_crop") > number("embeddings.image_resize"):
         crop, resize = values["embeddings.image_crop"], values["embeddings.image_resize"]
@@ -310,11 +311,20 @@ def _check_frozen(freeze: str, rounds: int) -> list[str]:
 
 def _check_training(stage: str, number: Any) -> list[str]:
     batch, workers = int(number(f"{stage}.batch_size")), int(number("execution.train_workers"))
+    name, least = f"{stage}.batch_size", MINIMUM_NORM_BATCH
     mistakes = []
-    if batch < MINIMUM_NORM_BATCH:
-        mistakes.append(f"{stage}.batch_size: {batch} is too small for batch norm, take {MINIMUM_NORM_BATCH} or more")
-    if batch % workers:
-        mistakes.append(f"{stage}.batch_size: {batch} cannot be shared equally by {workers} training workers")
+    micro = int(number(f"{stage}.micro_batch"))
+    if micro and (batch % micro or micro == batch):
+        mistakes.append(f"{stage}.micro_batch: {micro} must divide {name}, {batch}, and be smaller; 0 takes it whole")
+    elif micro:
+        name, batch = f"{stage}.micro_batch", micro
+    if batch < least:
+        mistakes.append(f"{name}: {batch} is too small for batch norm, take {least} or more")
+    if number("execution.min_train_workers"):
+        if batch < workers:
+            mistakes.append(f"{name}: {batch} has less than one image for each of {workers} training workers")
+    elif batch % workers:
+        mistakes.append(f"{name}: {batch} cannot be shared equally by {workers} training workers")
     if number(f"{stage}.warmup_epochs") > number(f"{stage}.epochs"):
         mistakes.append(f"{stage}.warmup_epochs: the warm-up is longer than {stage}.epochs")
     if number(f"{stage}.ema_base") > number(f"{stage}.ema_final"):
@@ -326,6 +336,23 @@ def _check_start(stage: str, init_from: str) -> list[str]:
     if not init_from or (init_from == IMAGE_LEVEL_RESULT and stage == "object_level"):
         return []
     return _check_place(f"{stage}.init_from", init_from, Path.is_file, "a file")
+
+
+def _check_workers(values: Mapping[str, Value], changed: Collection[str]) -> list[str]:
+    least, most = int(values["execution.min_train_workers"]), int(values["execution.train_workers"])
+    mistakes = []
+    if least >= most and least:
+        mistakes.append(f"execution.min_train_workers: {least} must be below execution.train_workers, {most}; 0: fixed")
+    needed = {
+        "execution.resize_seconds": "execution.min_train_workers",
+        "execution.keep_checkpoints": "execution.checkpoint_epochs",
+    }
+    mistakes.extend(
+        f"{name}: has no effect with {other}=0; leave it at {default(known_settings()[name])}"
+        for name, other in needed.items()
+        if name in changed and not values[other]
+    )
+    return mistakes
 
 
 def _check_source(values: Mapping[str, Value]) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,16 +75,16 @@ class PrivateCluster:
             check=False,
         )
 
+    def kill_newest_node(self) -> None:
+        """Kill all processes of the node that was started last, at once."""
+        _kill(self._processes.pop())
+
     def end(self) -> None:
         for process in self._processes:
-            family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
-            process.wait()
+            _kill(process)
 
     def _start(self, *arguments: str, wrapper: tuple[str, ...] = ()) -> None:
-        log = self.folder / f"start-{len(self._processes)}.log"
+        log = self.folder / f"start-{uuid.uuid4().hex[:8]}.log"
         common = (f"--dashboard-agent-listen-port={_free_port()}", f"--object-store-memory={200 * 2**20}", "--block")
         process = subprocess.Popen(
             [*wrapper, RAY, "start", *arguments, *common],
@@ -98,6 +99,15 @@ class PrivateCluster:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < limit, log.read_text()
             time.sleep(0.1)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it started."""
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    process.wait()
 
 
 @contextlib.contextmanager

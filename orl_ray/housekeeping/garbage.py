@@ -8,6 +8,7 @@ from typing import Any
 from orl_ray.folders import FileInfo
 from orl_ray.occupancy import ALONE, RUN_LEASES
 from orl_ray.pipeline import FINISHED
+from orl_ray.pretraining.checkpoint_names import is_kept
 from orl_ray.scenes.packs import ARTIFACT as PACKED
 from orl_ray.scenes.sources import generated_names
 from orl_ray.storage import Store
@@ -73,8 +74,7 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
     _follow(store, artifacts, named)
     for artifact in artifacts:
         _find_parts(store, artifact, named[artifact], found)
-        done = store.present(artifact)
-        _find_folders(store, f"{_CHECKPOINTS}/{artifact}", named[artifact] - done, _CHECKPOINTS, found)
+        _find_checkpoints(store, artifact, named[artifact], found)
         _find_folders(store, f"{_LEASES}/{artifact}", named[artifact], _LEASES, found)
         found.half_written += store.root.half_written(artifact)
     for info in unrecorded_files(store, PACKED):
@@ -184,6 +184,17 @@ def _find_parts(store: Store, artifact: str, named: Collection[str], found: Garb
     if sizes:
         found.keys[artifact] = sorted(sizes)
         found.bytes[artifact] += sizes.total()
+
+
+def _find_checkpoints(store: Store, artifact: str, named: set[str], found: Garbage) -> None:
+    """Find the checkpoints of what is not named, and those of finished trainings that were only to go on from."""
+    folder, done = f"{_CHECKPOINTS}/{artifact}", named & store.present(artifact)
+    _find_folders(store, folder, named, _CHECKPOINTS, found)
+    for info in (store.root / folder).files():
+        key, _, path = info.path.partition("/")
+        if key in done and not is_kept(path.partition("/")[0]):
+            found.files.append(f"{folder}/{info.path}")
+            found.bytes[_CHECKPOINTS] += info.bytes
 
 
 def _find_folders(store: Store, folder: str, named: Collection[str], kind: str, found: Garbage) -> None:

@@ -92,8 +92,8 @@ class MomentumContrast(nn.Module):
 
     def losses(
         self, online: nn.Module, views: Views, sample_weights: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the loss of the first views as queries for the second ones' keys, and the keys.
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Return the loss of the first views as queries for the second ones' keys, and both.
 
         Args:
             online: :attr:`online`, as it is or wrapped for several processes.
@@ -103,9 +103,10 @@ class MomentumContrast(nn.Module):
         query_view, key_view = views[GLOBAL]
         with torch.no_grad():
             keys = unit(self.target(key_view)[0])
-        self._keys.append(keys)
-        losses = queue_losses(unit(online(query_view)[0]), keys, self.queue, self.temperature)
-        return {GLOBAL: weighted_mean(losses, sample_weights.get(GLOBAL))}, keys
+        self._keys.append(gather_rows(keys)[0])
+        queries = unit(online(query_view)[0])
+        losses = queue_losses(queries, keys, self.queue, self.temperature)
+        return {GLOBAL: weighted_mean(losses, sample_weights.get(GLOBAL))}, (queries.detach(), keys)
 
     @torch.no_grad()
     def after_step(self, momentum: float) -> None:
@@ -114,7 +115,7 @@ class MomentumContrast(nn.Module):
         All processes' keys go in, in the order of the batch; those of several forwards, too, where a step has several.
         """
         update_target(self.target, self.online, momentum)
-        keys, _ = gather_rows(torch.cat(self._keys))
+        keys = torch.cat(self._keys)
         self._keys.clear()
         kept = keys[-len(self.queue) :]
         places = (self.queue_start + torch.arange(len(kept), device=kept.device)) % len(self.queue)
@@ -148,8 +149,8 @@ class SimCLR(nn.Module):
 
     def losses(
         self, online: nn.Module, views: Views, sample_weights: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the loss over the global batch, and the first views' projections.
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Return the loss over the global batch, and the projections of both views.
 
         Args:
             online: :attr:`online`, as it is or wrapped for several processes.
@@ -158,7 +159,7 @@ class SimCLR(nn.Module):
         """
         first, second = (unit(projections) for projections in online(*views[GLOBAL]))
         losses = batch_losses(first, second, self.temperature)
-        return {GLOBAL: weighted_mean(losses, sample_weights.get(GLOBAL))}, first.detach()
+        return {GLOBAL: weighted_mean(losses, sample_weights.get(GLOBAL))}, (first.detach(), second.detach())
 
     def after_step(self, momentum: float) -> None:
         """Do nothing: no network follows the trained one."""

@@ -1,29 +1,27 @@
 """The training loop of both stages, in one process or several, from any checkpoint on (specification 1 and 3)."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orl_ray import config
 from orl_ray.pretraining.augmentation import Parameters, augment
+from orl_ray.pretraining.checkpoint_writer import CheckpointWriter
 from orl_ray.pretraining.checkpoints import CheckpointStore
-from orl_ray.pretraining.objectives import (
-    GLOBAL,
-    INTER,
-    Views,
-    feature_moments,
-    feature_std,
-    term_weights,
-)
+from orl_ray.pretraining.collapse import signs
+from orl_ray.pretraining.measurements import FeatureWindow
+from orl_ray.pretraining.objectives import GLOBAL, INTER, Views, term_weights
+from orl_ray.pretraining.passes import Passes
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.prefetch import Batch, view_batches
-from orl_ray.pretraining.sampling import SampleStream, Share
+from orl_ray.pretraining.probe import Probe
+from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
+from orl_ray.pretraining.step_clock import StepClock
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.views import ViewMaker
 
@@ -44,12 +42,18 @@ def train(
     on_step: OnStep,
     checkpoint_seconds: float,
     loader_threads: int,
-    backbone: Mapping[str, Tensor] | None = None,
+    *,
     loader_processes: int = 0,
+    backbone: Mapping[str, Tensor] | None = None,
+    checkpoint_epochs: float = 0.0,
+    compiled: bool = False,
+    probe: Probe | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
-    The result does not depend on where a training was interrupted. On a GPU the networks compute in bfloat16.
+    The result does not depend on where a training was interrupted, nor, but for rounding, on the number of processes,
+    which may change then: each step takes the same samples, in passes of ``settings.micro_batch`` that all processes
+    share, and batch norm takes its statistics over a pass. On a GPU the networks compute in bfloat16.
 
     Args:
         settings: of image-level pre-training, or ``config.ObjectLevel`` of object-level pre-training.
@@ -60,10 +64,13 @@ def train(
         checkpoints: read at the start and written to by the process of rank 0, now and then and at the end.
         place: where this process runs.
         on_step: called on every process after every step.
-        checkpoint_seconds: shortest time between two checkpoints, but for the last one.
+        checkpoint_seconds: shortest time between two checkpoints, but for the last one and those that are kept.
         loader_threads: threads of this process that decode and cut views.
-        backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
         loader_processes: processes that do so instead; 0 takes the threads.
+        backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
+        checkpoint_epochs: epochs between two checkpoints that are kept; 0 for none.
+        compiled: whether ``torch.compile`` makes the networks' kernels; they round differently.
+        probe: scores the backbone now and then, on the process of rank 0; it changes nothing.
 
     Returns:
         The tensors of the final checkpoint.
@@ -74,56 +81,54 @@ def train(
     """
     weights = term_weights(settings)
     _check_content(training_set, weights)
-    if settings.batch_size % place.size:  # as nobody wants shares that differ, the rest of the code need not care
-        raise ValueError(f"the batch of {settings.batch_size} does not divide by {place.size} training processes")
-    stream = SampleStream(
-        seed, stage, len(training_set), settings.batch_size, settings.last_batch, settings.shuffle_window
-    )
+    size = (len(training_set), settings.batch_size)
+    stream = SampleStream(seed, stage, *size, settings.last_batch, settings.shuffle_window)
     schedule = Schedule.of(settings, stream)
     state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
     _resume(state, checkpoints, schedule)
+    if compiled:
+        state.compile()
     maker = _view_maker(settings, training_set, seed, stage, tuple(weights))
+    passes = Passes(stream, settings.micro_batch or settings.batch_size, place)
+    clock = StepClock(place.device, settings.batch_size)
     batches = view_batches(
         maker,
         stream,
-        (Share(step, place.rank, place.size) for step in range(state.step, schedule.total)),
+        (share for step in range(state.step, schedule.total) for share in passes.of_step(step)),
         threads=loader_threads,
         processes=loader_processes,
         pinned=place.device.type == "cuda",
     )
-    saved = time.monotonic()
-    with closing(batches):
-        for entry in _steps(state, schedule, weights, batches, stream, place):
-            if place.rank == 0 and state.step < schedule.total and time.monotonic() - saved >= checkpoint_seconds:
-                checkpoints.save(state.checkpoint())
-                saved = time.monotonic()
+    with (
+        closing(batches),
+        CheckpointWriter(checkpoints, checkpoint_seconds, stream.steps(checkpoint_epochs)) as writer,
+    ):
+        for entry in training_steps(state, schedule, weights, batches, passes, clock, probe):
+            if place.rank == 0 and state.step < schedule.total:
+                with clock.part("checkpoint"):
+                    writer.after_step(state)
             on_step(state.step, schedule.total, entry)
-    return _finish(state, checkpoints, place)
+        final = state.checkpoint(kept=writer.keeps(state.step))
+        if place.rank == 0:
+            writer.save(final)
+    return final.tensors
 
 
 def _view_maker(
     settings: config.Pretraining, training_set: TrainingSet, seed: int, stage: str, terms: tuple[str, ...]
 ) -> ViewMaker:
-    patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     return ViewMaker(
         training_set,
         seed,
         stage,
         terms,
         settings.view_size,
-        patch_size,
+        settings.patch_size if isinstance(settings, config.ObjectLevel) else 0,
         settings.augmentation,
         settings.smallest_crop,
         settings.decode_margin,
         settings.decode_on_gpu,
     )
-
-
-def _finish(state: TrainingState, checkpoints: CheckpointStore, place: Place) -> dict[str, Tensor]:
-    final = state.checkpoint()
-    if place.rank == 0:
-        checkpoints.save(final)
-    return final.tensors
 
 
 def _resume(state: TrainingState, checkpoints: CheckpointStore, schedule: Schedule) -> None:
@@ -143,38 +148,88 @@ def _check_content(training_set: TrainingSet, weights: dict[str, float]) -> None
         )
 
 
-def _steps(
+def training_steps(
     state: TrainingState,
     schedule: Schedule,
     weights: dict[str, float],
     batches: Iterator[Batch],
-    stream: SampleStream,
-    place: Place,
+    passes: Passes,
+    clock: StepClock,
+    probe: Probe | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Do one training step a batch and yield what was measured; nothing for a step that is not logged."""
+    """Do the training's steps and yield what was measured; nothing for a step that is not logged.
+
+    Args:
+        state: the state, which each step changes.
+        schedule: says the rates, and how many steps there are.
+        weights: weight of each loss term.
+        batches: this process' share of each pass, in order.
+        passes: how steps are cut into passes.
+        clock: measures the parts of a step.
+        probe: scores the backbone now and then; it changes nothing.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    stream, place = passes.stream, passes.place
     online = place.parallel(state.network.online)
     every = max(1, schedule.total // _LOGGED_STEPS)
-    clock = _Clock(stream.batch_size)
-    while (batch := clock.next(batches)) is not None:
+    window = FeatureWindow(place)
+    while state.step < schedule.total:
         rate, momentum = schedule.learning_rate(state.step), schedule.ema_momentum(state.step)
-        views = _augmented(batch, place.device)
-        sample_weights = {term: factors.to(place.device) for term, factors in batch.sample_weights.items()}
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-            losses, projections = state.network.losses(online, views, sample_weights)
-        own = len(next(iter(views.values()))[0])
-        factor = place.size * own / stream.count(state.step)
-        losses = {term: factor * loss for term, loss in losses.items()}
-        loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
-        _optimise(state, loss, rate, momentum)
+        clock.step()
+        losses = _gradients(state, online, batches, weights, passes, clock, window)
+        _update(state, rate, momentum, clock)
         entry: dict[str, float] = {}
-        if state.step % every == 0 or state.step == schedule.total:
-            entry = {"step": state.step, "epoch": stream.epoch(state.step)}
-            entry |= _measurements({"loss": loss} | losses, factor * feature_moments(projections), place)
-            entry |= {"lr": rate, "ema": momentum} | clock.read()
-            state.history.append(entry)
+        if state.step % every == 0 or state.step in (window.fills_at(stream.batch_size), schedule.total):
+            entry = {"step": state.step, "epoch": stream.epoch(state.step), **_mean_losses(losses, place)}
             if not math.isfinite(entry["loss"]):
                 raise FloatingPointError(f"the loss of step {state.step} is {entry['loss']}: lower the learning rate")
+            with clock.part("measure"):
+                entry |= window.measure()
+                if probe is not None and probe.is_due(state.history, entry, schedule.total):
+                    entry |= probe.score(state.network.online.backbone.state_dict())
+            entry |= {"lr": rate, "ema": momentum, "workers": place.size} | clock.read()
+            entry |= signs([*state.history, entry], schedule.warmup)
+            state.history.append(entry)
         yield entry
+
+
+def _gradients(
+    state: TrainingState,
+    online: nn.Module,
+    batches: Iterator[Batch],
+    weights: dict[str, float],
+    passes: Passes,
+    clock: StepClock,
+    window: FeatureWindow,
+) -> dict[str, Tensor]:
+    """Forward and backward the passes of a step; return this process' share of the losses, ``loss`` among them."""
+    place, step = passes.place, state.step
+    state.optimizer.zero_grad()
+    count = len(passes.of_step(step))
+    summed: dict[str, Tensor] = {}
+    for number in range(count):
+        with clock.part("data"):
+            batch = next(batches)
+        with clock.part("augment"):
+            views = _augmented(batch, place.device)
+        factor = passes.factor(step, len(next(iter(views.values()))[0]))
+        factors = {term: values.to(place.device) for term, values in batch.sample_weights.items()}
+        with place.gathering(online) if number < count - 1 else nullcontext():
+            with (
+                clock.part("forward"),
+                torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"),
+            ):
+                terms, features = state.network.losses(online, views, factors)
+            window.add(*features)
+            losses = {f"loss_{term}": value * factor for term, value in terms.items()}
+            loss = torch.stack([weights[term] * losses[f"loss_{term}"] for term in terms]).sum()
+            with clock.part("backward"):
+                loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in ({"loss": loss} | losses).items():
+            summed[name] = summed[name] + value.detach() if name in summed else value.detach()
+    return summed
 
 
 def _augmented(batch: Batch, device: torch.device) -> Views:
@@ -189,46 +244,16 @@ def _augmented(batch: Batch, device: torch.device) -> Views:
     }
 
 
-def _measurements(losses: dict[str, Tensor], moments: Tensor, place: Place) -> dict[str, float]:
-    """Return the losses and the spread of the projections, over all processes' samples."""
-    values = place.mean(torch.stack(list(losses.values())).detach()).tolist()
-    names = [name if name == "loss" else f"loss_{name}" for name in losses]
-    spread = feature_std(place.mean(moments))
-    return dict(zip(names, values, strict=True)) | {"feature_std": spread.item()}
+def _mean_losses(losses: Mapping[str, Tensor], place: Place) -> dict[str, float]:
+    """Return the losses over all processes' samples."""
+    values = place.mean(torch.stack(list(losses.values()))).tolist()
+    return dict(zip(losses, values, strict=True))
 
 
-def _optimise(state: TrainingState, loss: Tensor, rate: float, momentum: float) -> None:
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+def _update(state: TrainingState, rate: float, momentum: float, clock: StepClock) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    state.optimizer.step()
-    state.network.after_step(momentum)
+    with clock.part("optimise"):
+        state.optimizer.step()
+        state.network.after_step(momentum)
     state.step += 1
-
-
-class _Clock:
-    """Measures the throughput and the share of time spent waiting for data, between readings."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._restart()
-
-    def _restart(self) -> None:
-        self._started, self._waited, self._batches = time.perf_counter(), 0.0, 0
-
-    def next(self, batches: Iterator[Batch]) -> Batch | None:
-        asked = time.perf_counter()
-        batch = next(batches, None)
-        self._waited += time.perf_counter() - asked
-        self._batches += 1
-        return batch
-
-    def read(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._started
-        readings = {
-            "images_per_second": self._batches * self._batch_size / elapsed,
-            "data_wait": self._waited / elapsed,
-        }
-        self._restart()
-        return readings

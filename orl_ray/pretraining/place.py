@@ -1,6 +1,7 @@
 """Where a training process runs, and what it exchanges with the others besides gradients."""
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,10 +48,21 @@ class Place:
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
+    def gathering(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Let gradients gather in this process, for a forward and backward pass that is not the step's last one.
+
+        Args:
+            module: from :meth:`parallel`.
+        """
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
     def from_first(self, values: Tensor) -> Tensor:
         """Overwrite a tensor, in place, with that of the process of rank 0."""
         if self.size > 1:
-            dist.broadcast(values, src=0)
+            moved = values.to(self.device)  # NCCL takes no tensors of the host, where optimisers count their steps
+            dist.broadcast(moved, src=0)
+            if moved is not values:
+                values.copy_(moved)
         return values
 
     def mean(self, values: Tensor) -> Tensor:

@@ -19,18 +19,19 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from orl_ray.config import Config
+from orl_ray.config import Config, Execution
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
 from orl_ray.folders import Folder, StorageUnavailableError
 from orl_ray.leases import LeaseLostError, check_fence
 from orl_ray.node_preflight import require_store
+from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.facts import training_facts
 from orl_ray.pretraining.initial_weights import initial_backbone
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
+from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder, delete_passing
 from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.progress import StageProgress
 from orl_ray.stage_task import outcome
@@ -41,6 +42,8 @@ _WATCH_SECONDS = 1.0
 _COLLECTIVE_SECONDS = 300
 # A training waits for its turn where other runs use the cluster; that it fits at all is for the preflight.
 _START_TIMEOUT, _START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 7 * 24 * 3600
+# An elastic one asks for fewer workers after this time: Ray learns late that a node is gone, and may first wait for it.
+_ELASTIC_START_SECONDS = 60
 # The label that every node of Ray carries.
 _NODE_ID = "ray.io/node-id"
 # What the workers leave for the driver, beside the checkpoints.
@@ -103,7 +106,7 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         "max_retries": 0,
         "name": f"{run.run_id}-{job.stage}",
         "label_selector": {_NODE_ID: ray.get_runtime_context().get_node_id()},
-        "runtime_env": {"env_vars": {_START_TIMEOUT: os.environ.get(_START_TIMEOUT, str(_START_SECONDS))}},
+        "runtime_env": {"env_vars": {_START_TIMEOUT: os.environ.get(_START_TIMEOUT, str(_start_seconds(execution)))}},
     }
     try:
         with _watched(run.progress, notes):
@@ -116,7 +119,24 @@ def fit(run: StageRun, job: TrainingJob) -> None:
         raise TrainingRefusedError(notes.read(job.refusal).decode())
     with contextlib.suppress(OSError):  # Ray may be writing there still; what is left is garbage
         _scratch(job).delete_folder()
-    notes.delete_folder()
+    delete_passing(notes)
+
+
+def _start_seconds(execution: Execution) -> int:
+    return _ELASTIC_START_SECONDS if execution.min_train_workers else _START_SECONDS
+
+
+def _failures(execution: Execution) -> dict[str, int]:
+    """Say how many failures Ray puts up with: of workers, and to start them."""
+    starts = _START_SECONDS // _ELASTIC_START_SECONDS if execution.min_train_workers else execution.max_failures
+    return {"max_failures": execution.max_failures, "controller_failure_limit": starts}
+
+
+def _workers(execution: Execution) -> int | tuple[int, int]:
+    """Say how many workers Ray starts: so many, or from so many to so many, as there is room."""
+    if execution.min_train_workers:
+        return execution.min_train_workers, execution.train_workers
+    return execution.train_workers
 
 
 def _fit(job: TrainingJob, cpus: int) -> None:
@@ -130,16 +150,15 @@ def _fit(job: TrainingJob, cpus: int) -> None:
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_SECONDS),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=execution.train_workers,
+            num_workers=_workers(execution),
+            elastic_resize_monitor_interval_s=execution.resize_seconds,
             use_gpu=execution.use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if execution.use_gpu else {})},
         ),
         run_config=ray.train.RunConfig(
             name=f"lease-{job.fence}",
             **_ray_storage(_scratch(job)),
-            failure_config=ray.train.FailureConfig(
-                max_failures=execution.max_failures, controller_failure_limit=execution.max_failures
-            ),
+            failure_config=ray.train.FailureConfig(**_failures(execution)),
         ),
     ).fit()
 
@@ -198,23 +217,27 @@ def _train(job: TrainingJob) -> None:
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
     torch.set_num_threads(threads)
     folder = _local_training_set(job, context.get_local_rank())
-    report = _ProgressWriter(job)
+    report = _ProgressWriter(job, place.size)
+    execution = job.config.execution
+    checkpoints = StoreCheckpoints(job.store, job.output, job.fence, kept=execution.keep_checkpoints)
     tensors = train(
         getattr(job.config, job.stage),
         job.config.encoder,
         job.stage,
         job.config.seed,
         TrainingSet.open(folder),
-        StoreCheckpoints(job.store, job.output, job.fence),
+        checkpoints,
         place,
         report if place.rank == 0 else lambda _step, _total, _entry: None,
-        job.config.execution.checkpoint_seconds,
+        execution.checkpoint_seconds,
         threads,
         initial_backbone(job.config, job.store, job.stage, job.manifests),
-        job.config.execution.loader_workers,
+        execution.loader_workers,
+        checkpoint_epochs=execution.checkpoint_epochs,
+        compiled=execution.compile,
     )
     if place.rank == 0:
-        _write_output(job, tensors, time.monotonic() - started, place)
+        _write_output(job, tensors, checkpoints.latest(), time.monotonic() - started, place)
     if context.get_local_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -237,9 +260,10 @@ def _local_training_set(job: TrainingJob, local_rank: int) -> Path:
     return folder
 
 
-def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: float, place: Place) -> None:
-    final = StoreCheckpoints(job.store, job.output, job.fence).latest()
-    history = final.history if final else []
+def _write_output(
+    job: TrainingJob, tensors: dict[str, torch.Tensor], final: Checkpoint | None, seconds: float, place: Place
+) -> None:
+    history, workers = (final.history, final.workers) if final else ([], ())
     prefix = "online.backbone."
     backbone = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
@@ -255,19 +279,29 @@ def _write_output(job: TrainingJob, tensors: dict[str, torch.Tensor], seconds: f
         rows=final.step if final else 0,
         seconds=seconds,
         environment=numeric_environment(place.device.type),
-        facts={"history": history, "images": images, "encoder": asdict(encoder), **facts},
+        facts={
+            "history": history,
+            "workers": workers,
+            "compiled": job.config.execution.compile,
+            "images": images,
+            "encoder": asdict(encoder),
+            **facts,
+        },
     )
 
 
 class _ProgressWriter:
     """Tells the driver, through the store, how far the training is."""
 
-    def __init__(self, job: TrainingJob) -> None:
+    def __init__(self, job: TrainingJob, workers: int) -> None:
         self._folder, self._written_at, self._note = checkpoint_folder(job.store, job.output), 0.0, ""
+        self._workers = (
+            f", {workers} worker{'s' if workers > 1 else ''}" if job.config.execution.min_train_workers else ""
+        )
 
     def __call__(self, step: int, total: int, entry: dict[str, float]) -> None:
         if entry:
-            self._note = f"loss {entry['loss']:.3f}"
+            self._note = f"loss {entry['loss']:.3f}{self._workers}"
         if time.monotonic() - self._written_at >= _WATCH_SECONDS:
             self._written_at = time.monotonic()
             state = {"step": step, "total": total, "note": self._note}

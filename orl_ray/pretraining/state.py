@@ -3,13 +3,41 @@
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
 from orl_ray.pretraining.networks import build_network
 from orl_ray.pretraining.optimisers import build_optimizer, optimizer_tensors, set_step
 from orl_ray.pretraining.place import Place
+
+
+def build_optimizer(settings: config.ImageLevel, network: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimiser of a network: SGD, weight decay on every parameter (specification 1.4)."""
+    return torch.optim.SGD(network.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser allocate its state, which it puts off until its first step, and set it to zeros.
+
+    The first step from zeros is then the step that it takes from nothing, and checkpoints always hold the same names.
+
+    Args:
+        optimizer: at a learning rate of zero, and without gradients.
+
+    Raises:
+        TypeError: it holds something else than tensors.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # moves no parameter at a learning rate of zero
+    optimizer.zero_grad()
+    for values in optimizer.state.values():
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{type(optimizer).__name__} holds {name} as a {type(value).__name__}, not as a tensor")
+            value.zero_()
 
 
 class TrainingState:
@@ -30,6 +58,7 @@ class TrainingState:
         optimizer: of the online network.
         step: completed steps.
         history: measurements so far; kept by the process of rank 0.
+        workers: as in :class:`~orl_ray.pretraining.checkpoints.Checkpoint`; kept by the process of rank 0.
     """
 
     def __init__(
@@ -50,19 +79,31 @@ class TrainingState:
         self.optimizer = build_optimizer(settings, self.network.online)
         self.step = 0
         self.history: list[dict[str, float]] = []
+        self.workers: tuple[tuple[int, int], ...] = ()
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, kept: bool = False) -> Checkpoint:
         """Copy the state to the CPU.
+
+        Args:
+            kept: whether the checkpoint stays beside the latest ones.
 
         Raises:
             FloatingPointError: a tensor is not finite: a state that must not replace a good one.
         """
-        tensors = {}
-        for name, tensor in self._named():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise FloatingPointError(f"after step {self.step}, {name} is not finite: lower the learning rate")
-            tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return Checkpoint(self.step, tensors, list(self.history))
+        floating = {name: tensor for name, tensor in self._named() if tensor.is_floating_point()}
+        finite = torch.stack([torch.isfinite(tensor).all().to(self._place.device) for tensor in floating.values()])
+        if not finite.all():  # the only look that waits for the device
+            name = list(floating)[int(finite.int().argmin())]
+            raise FloatingPointError(f"after step {self.step}, {name} is not finite: lower the learning rate")
+        tensors = {
+            name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in self._named()
+        }
+        return Checkpoint(self.step, tensors, list(self.history), self.workers, kept)
+
+    def compile(self) -> None:
+        """Let ``torch.compile`` make the kernels of both networks, once for each size of view; names stay."""
+        self.network.online.compile(dynamic=False)
+        self.network.target.compile(dynamic=False)
 
     def resume(self, checkpoints: CheckpointStore) -> None:
         """Take over the latest checkpoint, if there is any: rank 0 reads it and hands it to the other processes.
@@ -77,6 +118,8 @@ class TrainingState:
             for _, tensor in self._named():
                 self._place.from_first(tensor)
         set_step(self.optimizer, self.step)
+        if not self.workers or self.workers[-1][1] != self._place.size:
+            self.workers += ((self.step, self._place.size),)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         own = dict(self._named())
@@ -95,6 +138,7 @@ class TrainingState:
             tensor.copy_(checkpoint.tensors[name])
         self.step = checkpoint.step
         self.history = list(checkpoint.history)
+        self.workers = checkpoint.workers
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the state under its name in a checkpoint, sharing memory."""

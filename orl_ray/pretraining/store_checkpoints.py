@@ -6,6 +6,7 @@ from safetensors.torch import load, save
 
 from orl_ray.folders import Folder
 from orl_ray.leases import check_fence
+from orl_ray.pretraining.checkpoint_names import PREFIX, is_kept, outdated
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.storage import Store, digest
 
@@ -13,12 +14,23 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 def checkpoint_folder(store: Store, output: str) -> Folder:
-    """Return the folder of a training's checkpoints; it goes when the training is done."""
+    """Return the folder of a training's checkpoints; but for those that are kept, they go when the training is done."""
     return store.root / f"checkpoints/{output}"
 
 
+def delete_passing(folder: Folder) -> None:
+    """Delete all that lies in a folder of checkpoints but the checkpoints that are kept."""
+    for name in folder.names():
+        if is_kept(name):
+            continue
+        if name.startswith(PREFIX):
+            folder.delete_folder(name)
+        else:
+            folder.delete(name)
+
+
 class StoreCheckpoints:
-    """Checkpoints of one training output, the newest few.
+    """Checkpoints of one training output.
 
     A checkpoint is a folder whose ``state.json`` is written last and holds the hash of the tensors.
 
@@ -26,11 +38,12 @@ class StoreCheckpoints:
         store: the store.
         output: what is trained, for example ``image_level/<key>``; also the name of its lease.
         fence: the lease's fencing token.
-        keep: how many to keep.
+        latest: how many of the newest to keep.
+        kept: how many to keep of those that are saved every so many epochs, the newest; 0 for all.
     """
 
-    def __init__(self, store: Store, output: str, fence: int, keep: int = 2) -> None:
-        self._store, self._output, self._fence, self._keep = store, output, fence, keep
+    def __init__(self, store: Store, output: str, fence: int, latest: int = 2, kept: int = 0) -> None:
+        self._store, self._output, self._fence, self._limits = store, output, fence, (latest, kept)
         self._folder = checkpoint_folder(store, output)
 
     def latest(self) -> Checkpoint | None:
@@ -39,25 +52,31 @@ class StoreCheckpoints:
             state = json.loads(self._folder.read(f"{name}/{_STATE}"))
             tensors = self._folder.read(f"{name}/{_TENSORS}")
             if digest(tensors) == state["tensors_hash"]:
-                return Checkpoint(state["step"], load(tensors), state["history"])
+                workers = tuple((begun, count) for begun, count in state["workers"])
+                return Checkpoint(state["step"], load(tensors), state["history"], workers)
         return None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint and remove the oldest beyond those to keep.
+        """Write a checkpoint and remove those that are outdated.
 
         Raises:
             LeaseLostError: another driver has taken this training over.
         """
         check_fence(self._store, self._output, self._fence)
-        name = f"step-{checkpoint.step:012d}"
+        name = checkpoint.name
         tensors = save(checkpoint.tensors)
         self._folder.write(f"{name}/{_TENSORS}", tensors)
-        state = {"step": checkpoint.step, "history": checkpoint.history, "tensors_hash": digest(tensors)}
+        state = {
+            "step": checkpoint.step,
+            "history": checkpoint.history,
+            "workers": checkpoint.workers,
+            "tensors_hash": digest(tensors),
+        }
         self._folder.write(f"{name}/{_STATE}", json.dumps(state, allow_nan=False).encode())
-        for old in self._names()[: -self._keep]:
+        for old in outdated(self._names(), *self._limits):
             self._folder.delete(f"{old}/{_STATE}")  # first of all: without its state it is no checkpoint any more
             self._folder.delete_folder(old)
 
     def _names(self) -> list[str]:
-        names = sorted(name for name in self._folder.names() if name.startswith("step-"))
+        names = sorted(name for name in self._folder.names() if name.startswith(PREFIX))
         return [name for name in names if self._folder.exists(f"{name}/{_STATE}")]

@@ -35,10 +35,8 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
-def object_folder(tmp_path_factory):
-    """Return the folder of a training set with RoIs and pairs; ids are 1000 - 7 * position, sizes differ."""
-    folder = tmp_path_factory.mktemp("training_sets") / "objects"
+def write_object_set(folder):
+    """Write a training set with RoIs and pairs; ids are 1000 - 7 * position, sizes differ."""
     ids = [1000 - 7 * position for position in range(IMAGES)]
     with TrainingSetWriter(folder, max_pixels=10_000) as writer:
         for position, image_id in enumerate(ids):
@@ -49,6 +47,13 @@ def object_folder(tmp_path_factory):
             ]
             data = encoded_scene(image_id, 40 + position, 56 - position)
             writer.add(image_id, data, rois, [] if position == WITHOUT_ROWS else neighbours)
+
+
+@pytest.fixture(scope="session")
+def object_folder(tmp_path_factory):
+    """Return the folder of a training set that every test may read."""
+    folder = tmp_path_factory.mktemp("training_sets") / "objects"
+    write_object_set(folder)
     return folder
 
 

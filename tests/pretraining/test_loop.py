@@ -40,10 +40,10 @@ class Killed(Exception):
     pass
 
 
-def run(training_set, settings=OBJECT, store=None, seconds=math.inf, on_step=lambda *_: None, threads=2):
+def run(training_set, settings=OBJECT, store=None, seconds=math.inf, on_step=lambda *_: None, threads=2, **options):
     stage = "object_level" if isinstance(settings, config.ObjectLevel) else "image_level"
     store = Memory() if store is None else store
-    return train(settings, ENCODER, stage, 0, training_set, store, Place(), on_step, seconds, threads)
+    return train(settings, ENCODER, stage, 0, training_set, store, Place(), on_step, seconds, threads, **options)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(obj
 
     store = Memory()
     with pytest.raises(Killed):
-        run(object_set, store=store, seconds=0, on_step=kill)
+        run(object_set, store=store, on_step=kill, checkpoint_epochs=0.4)  # every step
     assert store.latest().step == killed_after
     final = run(object_set, store=store, threads=1)
     wanted, history = uninterrupted
@@ -69,6 +69,36 @@ def test_resumed_training_ends_with_the_very_weights_of_an_uninterrupted_one(obj
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in final.items())
     repeated = store.latest().history
     assert [entry["loss"] for entry in repeated] == [entry["loss"] for entry in history]
+
+
+def test_checkpoints_by_epoch_are_marked_as_kept_and_the_last_step_is_saved_anyway(object_set):
+    store = Memory()
+    run(object_set, IMAGE, store, checkpoint_epochs=0.8)  # two steps of five
+    assert [(checkpoint.step, checkpoint.kept) for checkpoint in store.saved] == [(2, True), (4, True), (5, False)]
+    assert [checkpoint.workers for checkpoint in store.saved] == 3 * [((0, 1),)]
+
+
+def test_gradients_of_passes_add_up_to_those_of_the_batch(object_set, monkeypatch):
+    """Without batch norm, whose statistics are those of a pass, passes change nothing but rounding."""
+    monkeypatch.setattr(torch.nn.modules.batchnorm._BatchNorm, "forward", lambda self, images: images)
+    whole, passes = Memory(), Memory()
+    settings = dataclasses.replace(OBJECT, epochs=0.8, warmup_epochs=0.0, learning_rate=0.01)
+    wanted = run(object_set, settings, whole)
+    found = run(object_set, dataclasses.replace(settings, micro_batch=2), passes)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    for one, other in zip(whole.saved[-1].history, passes.saved[-1].history, strict=True):
+        measured = ("loss", "loss_global", "loss_intra", "loss_inter", "feature_std")
+        assert [one[name] for name in measured] == pytest.approx([other[name] for name in measured], rel=1e-4)
+
+
+def test_batch_norm_takes_its_statistics_over_a_pass_and_the_target_moves_once_a_step(object_set):
+    tensors = run(object_set, dataclasses.replace(IMAGE, epochs=0.8, micro_batch=2))
+    passes, views = 2 * 2, 2
+    assert tensors["online.backbone.bn1.num_batches_tracked"] == passes * views
+    assert tensors["target.backbone.bn1.num_batches_tracked"] == passes * views
 
 
 def test_finished_training_is_left_as_it_is(object_set, uninterrupted):
@@ -97,7 +127,7 @@ def test_history_records_every_step_of_a_short_run(uninterrupted):
     assert [entry["epoch"] for entry in history] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     names = {"loss", "loss_global", "loss_intra", "loss_inter", "lr", "ema", "feature_std", "images_per_second"}
     for entry in history:
-        assert set(entry) == names | {"step", "epoch", "data_wait"}
+        assert set(entry) == names | {"step", "epoch", "data_wait", "workers"}
         assert entry["loss"] == pytest.approx(
             entry["loss_global"] + entry["loss_intra"] + entry["loss_inter"], rel=1e-5
         )

@@ -1,5 +1,6 @@
 """Checkpoints in the store: whole or not at all, the newest few, and only from who holds the lease."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from orl_ray.folders import Folder
 from orl_ray.leases import Lease, LeaseLostError, lease_folder
 from orl_ray.pretraining.checkpoints import Checkpoint
-from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder
+from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder, delete_passing
 from orl_ray.storage import Store
 
 OUTPUT = "image_level/abc"
@@ -56,6 +57,23 @@ def test_the_newest_are_kept_by_number_of_steps(store, checkpoints):
         checkpoints.save(checkpoint(step))
     assert folders(store) == ["step-000000000100", "step-000000001000"]
     assert checkpoints.latest().step == 1000
+
+
+def test_those_by_epoch_are_kept_beside_the_newest_and_after_the_training(store, checkpoints):
+    few = StoreCheckpoints(store, OUTPUT, checkpoints._fence, latest=1, kept=2)
+    for step, kept in ((1, False), (2, True), (3, False), (4, True), (5, False), (6, True)):
+        few.save(dataclasses.replace(checkpoint(step), kept=kept))
+    assert folders(store) == ["step-000000000004-kept", "step-000000000005", "step-000000000006-kept"]
+    assert few.latest().step == 6
+    folder = checkpoint_folder(store, OUTPUT)
+    folder.write("progress.json", b"{}")
+    delete_passing(folder)
+    assert folders(store) == ["step-000000000004-kept", "step-000000000006-kept"]
+
+
+def test_the_numbers_of_workers_come_back(checkpoints):
+    checkpoints.save(dataclasses.replace(checkpoint(7), workers=((0, 2), (5, 1))))
+    assert checkpoints.latest().workers == ((0, 2), (5, 1))
 
 
 def test_a_step_that_is_saved_again_is_replaced(store, checkpoints):
