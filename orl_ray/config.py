@@ -289,6 +289,21 @@ class Execution:
     checkpoint_seconds: float = setting(
         30.0, "Longest time between two training checkpoints, seconds.", semantic=False, low=0
     )
+    probe_epochs: float = setting(
+        0.0,
+        "Epochs between two scores of the online k-NN probe on held-out labelled images; 0, or no labels: no probe.",
+        semantic=False,
+        low=0,
+    )
+    probe_images: int = setting(
+        1000, "Images that the online probe fits and scores on at most.", semantic=False, low=10, high=20_000
+    )
+    tensorboard: str = setting(
+        "", "Folder for TensorBoard's event files, on a disk that all nodes see; empty writes none.", semantic=False
+    )
+    mlflow: str = setting(
+        "", "MLflow's tracking server or store (URI), which gets a run a training; empty for none.", semantic=False
+    )
     max_bad_fraction: float = setting(
         0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1
     )
@@ -370,6 +385,7 @@ PRESETS: dict[str, dict[str, bool | int | float | str]] = {
         "object_level.learning_rate": 0.4,
         "object_level.warmup_epochs": 1,
         "object_level.ema_horizon": 0.1,
+        "execution.probe_epochs": 2.5,
     },
 }
 

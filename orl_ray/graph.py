@@ -11,12 +11,13 @@ def main_job(scope: str = "neighbors") -> list[Stage]:
             and so the names of all artifacts that there are.
     """
     from orl_ray.embeddings.stages import IMAGE_EMBEDDINGS, ROI_EMBEDDINGS
+    from orl_ray.evaluation.online_probe import plan_probe
     from orl_ray.evaluation.stages import EVALUATION
     from orl_ray.mining.correspondence_stage import CORRESPONDENCES
     from orl_ray.mining.global_stage import GLOBAL_CORRESPONDENCES, ROI_CODEBOOK
     from orl_ray.mining.neighbor_stage import NEIGHBORS
     from orl_ray.mining.shard_stages import CENTROIDS_STAGE, SHARDS
-    from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL
+    from orl_ray.pretraining.stages import IMAGE_LEVEL, OBJECT_LEVEL, with_probe
     from orl_ray.proposals.stages import PROPOSALS, ROIS
     from orl_ray.report.stages import REPORT
     from orl_ray.scenes.listing import LISTING
@@ -31,14 +32,14 @@ def main_job(scope: str = "neighbors") -> list[Stage]:
         NEAR_DUPLICATES,
         PROPOSALS,
         ROIS,
-        IMAGE_LEVEL,
+        with_probe(IMAGE_LEVEL, plan_probe, needs=(NEAR_DUPLICATES.name,)),
         IMAGE_EMBEDDINGS,
         CENTROIDS_STAGE,
         SHARDS,
         NEIGHBORS,
         ROI_EMBEDDINGS,
         *([ROI_CODEBOOK, GLOBAL_CORRESPONDENCES] if scope == "global" else [CORRESPONDENCES]),
-        OBJECT_LEVEL,
+        with_probe(OBJECT_LEVEL, plan_probe, needs=(NEAR_DUPLICATES.name,)),
         EVALUATION,
         REPORT,
     ]

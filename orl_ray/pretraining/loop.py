@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 import torch
@@ -11,19 +11,16 @@ from torch import Tensor
 from orl_ray import config
 from orl_ray.pretraining.augmentation import Parameters, augment
 from orl_ray.pretraining.checkpoints import CheckpointStore
-from orl_ray.pretraining.objectives import (
-    GLOBAL,
-    INTER,
-    Views,
-    feature_moments,
-    feature_std,
-    term_weights,
-)
+from orl_ray.pretraining.collapse import signs
+from orl_ray.pretraining.measurements import FeatureWindow
+from orl_ray.pretraining.objectives import GLOBAL, INTER, Views, term_weights
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.prefetch import view_batches
+from orl_ray.pretraining.probe import Probe
 from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
+from orl_ray.pretraining.step_clock import StepClock
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.views import ViewBatch, ViewMaker
 
@@ -44,6 +41,7 @@ def train(
     on_step: OnStep,
     checkpoint_seconds: float,
     loader_threads: int,
+    probe: Probe | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -60,6 +58,7 @@ def train(
         on_step: called on every process after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
         loader_threads: threads of this process that decode and cut views.
+        probe: scores the backbone now and then, on the process of rank 0; it changes nothing.
 
     Returns:
         The tensors of the final checkpoint.
@@ -84,11 +83,13 @@ def train(
         threads=loader_threads,
         pinned=place.device.type == "cuda",
     )
+    clock = StepClock(place.device, stream.batch_size)
     saved = time.monotonic()
     with closing(batches):
-        for entry in _steps(state, schedule, weights, batches, stream, place):
+        for entry in _steps(state, schedule, weights, batches, stream, place, clock, probe):
             if place.rank == 0 and state.step < schedule.total and time.monotonic() - saved >= checkpoint_seconds:
-                checkpoints.save(state.checkpoint())
+                with clock.part("checkpoint"):
+                    checkpoints.save(state.checkpoint())
                 saved = time.monotonic()
             on_step(state.step, schedule.total, entry)
     return _finish(state, checkpoints, place)
@@ -125,28 +126,46 @@ def _steps(
     batches: Iterator[ViewBatch],
     stream: SampleStream,
     place: Place,
+    clock: StepClock,
+    probe: Probe | None,
 ) -> Iterator[dict[str, float]]:
     """Do one training step a batch and yield what was measured; nothing for a step that is not logged."""
     online = place.parallel(state.network.online)
     every = max(1, schedule.total // _LOGGED_STEPS)
-    clock = _Clock(stream.batch_size)
-    while (batch := clock.next(batches)) is not None:
+    window = FeatureWindow(place)
+    while (batch := _next(batches, clock)) is not None:
         rate, momentum = schedule.learning_rate(state.step), schedule.ema_momentum(state.step)
-        views = _augmented(batch, place.device)
+        with clock.part("augment"):
+            views = _augmented(batch, place.device)
         sample_weights = {term: factors.to(place.device) for term, factors in batch.sample_weights.items()}
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-            losses, projections = state.network.losses(online, views, sample_weights)
+        with (
+            clock.part("forward"),
+            torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"),
+        ):
+            losses, features = state.network.losses(online, views, sample_weights)
+        window.add(*features)
         loss = torch.stack([weights[term] * losses[term] for term in losses]).sum()
-        _optimise(state, loss, rate, momentum)
+        _optimise(state, loss, rate, momentum, clock)
         entry: dict[str, float] = {}
-        if state.step % every == 0 or state.step == schedule.total:
+        if state.step % every == 0 or state.step in (window.fills_at(stream.batch_size), schedule.total):
             entry = {"step": state.step, "epoch": state.step * stream.batch_size / stream.images}
-            entry |= _measurements({"loss": loss} | losses, projections, place)
-            entry |= {"lr": rate, "ema": momentum} | clock.read()
-            state.history.append(entry)
+            entry |= _mean_losses({"loss": loss} | losses, place)
             if not math.isfinite(entry["loss"]):
                 raise FloatingPointError(f"the loss of step {state.step} is {entry['loss']}: lower the learning rate")
+            with clock.part("measure"):
+                entry |= window.measure()
+                if probe is not None and probe.is_due(state.history, entry, schedule.total):
+                    entry |= probe.score(state.network.online.backbone.state_dict())
+            entry |= {"lr": rate, "ema": momentum} | clock.read()
+            entry |= signs([*state.history, entry], schedule.warmup)
+            state.history.append(entry)
         yield entry
+
+
+def _next(batches: Iterator[ViewBatch], clock: StepClock) -> ViewBatch | None:
+    clock.step()
+    with clock.part("data"):
+        return next(batches, None)
 
 
 def _augmented(batch: ViewBatch, device: torch.device) -> Views:
@@ -162,46 +181,20 @@ def _augmented(batch: ViewBatch, device: torch.device) -> Views:
     }
 
 
-def _measurements(losses: dict[str, Tensor], projections: Tensor, place: Place) -> dict[str, float]:
-    """Return the losses and the spread of the projections, over all processes' samples."""
+def _mean_losses(losses: Mapping[str, Tensor], place: Place) -> dict[str, float]:
+    """Return the losses over all processes' samples."""
     values = place.mean(torch.stack(list(losses.values())).detach()).tolist()
     names = [name if name == "loss" else f"loss_{name}" for name in losses]
-    spread = feature_std(place.mean(feature_moments(projections)))
-    return dict(zip(names, values, strict=True)) | {"feature_std": spread.item()}
+    return dict(zip(names, values, strict=True))
 
 
-def _optimise(state: TrainingState, loss: Tensor, rate: float, momentum: float) -> None:
+def _optimise(state: TrainingState, loss: Tensor, rate: float, momentum: float, clock: StepClock) -> None:
     state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    with clock.part("backward"):
+        loss.backward()  # type: ignore[no-untyped-call]
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    state.optimizer.step()
-    state.network.after_step(momentum)
+    with clock.part("optimise"):
+        state.optimizer.step()
+        state.network.after_step(momentum)
     state.step += 1
-
-
-class _Clock:
-    """Measures the throughput and the share of time spent waiting for data, between readings."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._restart()
-
-    def _restart(self) -> None:
-        self._started, self._waited, self._batches = time.perf_counter(), 0.0, 0
-
-    def next(self, batches: Iterator[ViewBatch]) -> ViewBatch | None:
-        asked = time.perf_counter()
-        batch = next(batches, None)
-        self._waited += time.perf_counter() - asked
-        self._batches += 1
-        return batch
-
-    def read(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._started
-        readings = {
-            "images_per_second": self._batches * self._batch_size / elapsed,
-            "data_wait": self._waited / elapsed,
-        }
-        self._restart()
-        return readings

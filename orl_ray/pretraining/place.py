@@ -60,3 +60,20 @@ class Place:
         total = values.clone()
         dist.all_reduce(total)
         return total / self.size
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the rows of all processes, in the order of the ranks.
+
+        Args:
+            values: (n, ...); n may differ from process to process.
+        """
+        if self.size == 1:
+            return values
+        counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(self.size)]
+        dist.all_gather(counts, counts[0].new_tensor([len(values)]))
+        lengths = torch.cat(counts).tolist()
+        padded = values.new_zeros((max(lengths), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
