@@ -102,7 +102,7 @@ def effective_rank(units: Tensor) -> Tensor:
         units: (n, d) float.
 
     Returns:
-        A float64 scalar in [1, min(n - 1, d)], or 0 where all vectors are the same.
+        A float64 scalar up to min(n - 1, d): 1 where they vary along one direction, 0 where they are exactly the same.
     """
     values = torch.linalg.svdvals((units - units.mean(dim=0)).double())
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)

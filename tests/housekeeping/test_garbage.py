@@ -111,6 +111,7 @@ REMAINS = {
     "the lease of an output that is gone": "leases/object_level/0123abcd/00000001.json",
     "the lease of a run that died": "leases/runs/20250101-dead/00000001.json",
     "the probe of a preflight that was killed": "leases/preflight/0123abcd",
+    "the log of a training that is gone": "training_logs/object_level/0123abcd/measurements.jsonl",
     "what Ray kept of a training that never ended": "ray_train/0123abcd/lease-1/state.json",
 }
 
