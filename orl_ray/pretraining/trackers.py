@@ -70,7 +70,7 @@ def open_trackers(config: Config, stage: str, output: str) -> list[Tracker]:
     if execution.tensorboard:
         trackers.append(TensorBoardTracker(Path(execution.tensorboard) / output))
     if execution.mlflow:
-        sections = ("seed", "encoder.", f"{stage}.", "mining.")
+        sections = ("seed", "encoder.", f"{stage}.", *(["mining."] if stage == "object_level" else []))
         values = {name: value for name, value in flatten(config).items() if name.startswith(sections)}
         trackers.append(MlflowTracker(execution.mlflow, output, values))
     return trackers

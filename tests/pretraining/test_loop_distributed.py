@@ -90,7 +90,8 @@ def worker(rank, folder, sparse_folder, output):
         resumed = run(folder, interrupted, place)  # rank 1 finds no checkpoint: rank 0's must reach it
         lonely = Memory()
         sparse = run(sparse_folder, lonely, place)
-    report = {"final": digests(final), "resumed": digests(resumed), "saved_steps": saved_steps}
+    rows = place.gather(torch.full((1 + 2 * rank, 3), float(rank)))
+    report = {"final": digests(final), "resumed": digests(resumed), "saved_steps": saved_steps, "gathered": rows}
     torch.save(report, output / f"report{rank}.pt")
     if rank == 0:
         torch.save({"tensors": final, "history": whole.saved[-1].history}, output / "whole.pt")
@@ -141,12 +142,18 @@ def test_two_processes_agree_with_one_to_rounding(two_processes, object_folder, 
             found["tensors"][name], tensor, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
         )
     for entry, reference in zip(found["history"], store.saved[-1].history, strict=True):
-        for name in ("loss", "loss_inter", "feature_std", "lr", "ema", "epoch"):
+        for name in ("loss", "loss_inter", "feature_std", "alignment", "uniformity", "lr", "ema", "epoch"):
             assert entry[name] == pytest.approx(reference[name], rel=1e-5)
 
 
 def test_both_processes_hold_the_same_weights_and_buffers(two_processes):
     assert two_processes["report0"]["final"] == two_processes["report1"]["final"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rows_of_uneven_shares_are_gathered_in_the_order_of_ranks(two_processes, rank):
+    gathered = two_processes[f"report{rank}"]["gathered"]
+    assert gathered.tolist() == [[0.0] * 3, [1.0] * 3, [1.0] * 3, [1.0] * 3]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
