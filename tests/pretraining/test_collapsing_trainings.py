@@ -1,8 +1,8 @@
 """Short real trainings: what collapses is told, each kind by its name, and what is healthy is not."""
 
 import pytest
-from benchmarks.collapse import CASES, SMALL, scenes, train_case
 
+from benchmarks.collapse import CASES, SMALL, scenes, train_case
 from orl_ray.pretraining.collapse import warnings
 
 
