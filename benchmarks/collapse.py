@@ -49,7 +49,7 @@ class NoPredictor(OnlineTarget):
             self.online.predictors[term] = nn.Identity()
 
 
-class Lukewarm(NoPredictor):
+class Lukewarm(OnlineTarget):
     """Contrastive learning at a temperature so high that features are pushed off their mean, but not apart.
 
     That leaves them few directions: what spreads features evenly is that near ones repel each other most.

@@ -75,14 +75,8 @@ def train(
     _resume(state, checkpoints, schedule)
     patch_size = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     maker = ViewMaker(training_set, seed, stage, tuple(weights), settings.view_size, patch_size)
-    batches = view_batches(
-        maker,
-        stream,
-        range(state.step, schedule.total),
-        rank=place.rank,
-        threads=loader_threads,
-        pinned=place.device.type == "cuda",
-    )
+    steps, on_gpu = range(state.step, schedule.total), place.device.type == "cuda"
+    batches = view_batches(maker, stream, steps, rank=place.rank, threads=loader_threads, pinned=on_gpu)
     clock = StepClock(place.device, stream.batch_size)
     saved = time.monotonic()
     with closing(batches):

@@ -68,10 +68,10 @@ def _collapse(stage: str, history: History) -> str:
 
 
 def _charts(stage: str, history: History) -> list[str]:
-    """Draw a chart a group of keys: losses first, then features, then by first appearance."""
+    """Draw a chart a group of keys: losses, features and the probe, then by first appearance."""
     found = {key: None for record in history for key, value in record.items() if math.isfinite(value)}
     keys = [key for key in found if key not in (*AXES, *(sign.name for sign in SIGNS))]
-    grouped: dict[tuple[str, str], dict[str, str]] = {GROUPS["loss"]: {}, _RELATIVE: {}}
+    grouped: dict[tuple[str, str], dict[str, str]] = {GROUPS["loss"]: {}, _RELATIVE: {}, GROUPS["probe_"]: {}}
     for key in keys:
         if key in FEATURES:
             grouped[_RELATIVE][key] = FEATURES[key][0]
