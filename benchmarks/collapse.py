@@ -1,11 +1,13 @@
 """Whether the warnings of a collapse come where a training collapses, and stay away where it does not.
 
-``python -m benchmarks.collapse [--size small|laptop] [--seeds N] [case ...]`` trains on generated scenes: as it should
-be, and with what keeps BYOL from collapsing taken away. It prints for each training how far the spread and the
-effective rank of its features fell, as shares of what they were at initialisation, and which warnings came. The last
-line is the same as JSON; the exit status is 0 where the warnings are those that the case is meant to raise.
+``python -m benchmarks.collapse [--size small|laptop] [--stage STAGE] [--seeds N] [case ...]`` trains on generated
+scenes: as it should be, and with what keeps BYOL from collapsing taken away. It prints for each training how far the
+spread and the effective rank of its features fell, as shares of what they were at initialisation, and which warnings
+came. The last line is the same as JSON; the exit status is 0 where the warnings are those that the case is meant to
+raise.
 
-``small`` takes a quarter of a minute a training on one core, ``laptop`` is image-level pre-training of the preset.
+``small`` takes a quarter of a minute a training on one core, ``laptop`` is the preset, minutes. RoIs of object-level
+trainings are the annotated objects, and pairs are objects of one class.
 """
 
 import argparse
@@ -14,9 +16,11 @@ import json
 import math
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -36,7 +40,6 @@ from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.scenes.generated import render_scene
 from orl_ray.settings import load
 
-_STAGE = "image_level"
 _TEMPERATURE = 20.0
 
 
@@ -80,7 +83,7 @@ class Case:
     """
 
     network: type[OnlineTarget]
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
     raises: frozenset[str]
 
 
@@ -90,12 +93,21 @@ CASES = {
     "total": Case(NoPredictor, {"ema_base": 0.0, "ema_horizon": 0.0}, frozenset({TOTAL})),
     "dimensional": Case(Lukewarm, {"learning_rate": 100.0}, frozenset({DIMENSIONAL})),
 }
-SMALL = (
-    config.ImageLevel(
-        epochs=10, batch_size=16, view_size=32, learning_rate=1.6, warmup_epochs=1, ema_base=0.99, ema_horizon=0.1
-    ),
-    config.Encoder("resnet18", hidden=64, output=32),
-)
+IMAGE_LEVEL, OBJECT_LEVEL = "image_level", "object_level"
+SMALL_ENCODER = config.Encoder("resnet18", hidden=64, output=32)
+_SHORT: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 16,
+    "view_size": 32,
+    "learning_rate": 1.6,
+    "warmup_epochs": 1,
+    "ema_base": 0.99,
+    "ema_horizon": 0.1,
+}
+SMALL = {
+    IMAGE_LEVEL: config.ImageLevel(**_SHORT),
+    OBJECT_LEVEL: config.ObjectLevel(**_SHORT, patch_size=32),
+}
 
 
 class Memory:
@@ -118,11 +130,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
     parser.add_argument("--size", choices=("small", "laptop"), default="small")
+    parser.add_argument("--stage", choices=tuple(SMALL), default=IMAGE_LEVEL)
     parser.add_argument("--seeds", type=int, default=2, help="trainings a case")
     options = parser.parse_args()
     laptop = load("laptop")
-    settings, encoder = SMALL if options.size == "small" else (laptop.image_level, laptop.encoder)
-    images, side = (64, 96) if options.size == "small" else (laptop.generated.images, laptop.generated.side)
+    if options.size == "small":
+        settings, encoder, images, side = SMALL[options.stage], SMALL_ENCODER, 64, 96
+    else:
+        settings, encoder = getattr(laptop, options.stage), laptop.encoder
+        images, side = laptop.generated.images, laptop.generated.side
     torch.set_num_threads(1)
     found, as_meant = [], True
     with tempfile.TemporaryDirectory(prefix="orl-bench-") as folder:
@@ -130,21 +146,31 @@ def main() -> int:
             training_set = scenes(Path(folder) / str(seed), seed, images, side)
             for name in options.cases or CASES:
                 history = train_case(CASES[name], settings, encoder, seed, training_set)
-                told = warnings(_STAGE, history)
+                told = warnings(options.stage, history)
                 found.append({"case": name, "seed": seed, **fall(history), "told": sorted(told)})
                 print(found[-1], *told.values(), flush=True)
                 as_meant &= told.keys() == CASES[name].raises
-    print(json.dumps({"size": options.size, "as_meant": as_meant, "trainings": found}))
+    print(json.dumps({"size": options.size, "stage": options.stage, "as_meant": as_meant, "trainings": found}))
     return 0 if as_meant else 1
 
 
 def scenes(folder: Path, seed: int, images: int, side: int) -> TrainingSet:
-    """Render scenes into a training set."""
+    """Render scenes into a training set for either stage."""
+    rendered = [render_scene(seed, "train", number, side) for number in range(images)]
+    shown: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+    for number, scene in enumerate(rendered):
+        for name, box in zip(scene.class_ids.tolist(), scene.boxes.tolist(), strict=True):
+            shown[name].append((number, box))
     with TrainingSetWriter(folder, max_pixels=side * side) as writer:
-        for number in range(images):
+        for number, scene in enumerate(rendered):
             file = io.BytesIO()
-            Image.fromarray(render_scene(seed, "train", number, side).image).save(file, "jpeg", quality=90)
-            writer.add(number, file.getvalue())
+            Image.fromarray(scene.image).save(file, "jpeg", quality=90)
+            partners: dict[int, tuple[int, list[list[int]], list[list[int]]]] = {}
+            for name, box in zip(scene.class_ids.tolist(), scene.boxes.tolist(), strict=True):
+                others = [entry for entry in shown[name] if entry[0] != number]
+                for other, other_box in others[number % len(others) :][:1] if others else []:
+                    partners.setdefault(other, (other, [box], [other_box]))
+            writer.add(number, file.getvalue(), scene.boxes, list(partners.values()))
     return TrainingSet.open(folder)
 
 
@@ -154,7 +180,8 @@ def train_case(
     """Train and return the history."""
     store, changed = Memory(), replace(settings, **case.settings)
     with mock.patch.object(state, "OnlineTarget", case.network):
-        train(changed, encoder, _STAGE, seed, training_set, store, Place(), lambda *_: None, math.inf, 1)
+        stage = OBJECT_LEVEL if isinstance(settings, config.ObjectLevel) else IMAGE_LEVEL
+        train(changed, encoder, stage, seed, training_set, store, Place(), lambda *_: None, math.inf, 1)
     return store.saved.history if store.saved else []
 
 

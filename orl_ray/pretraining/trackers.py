@@ -44,7 +44,7 @@ def package_problem(package: str) -> str:
 
 def with_absolute_places(execution: Execution) -> Execution:
     """Return the settings with paths that mean the same in every process."""
-    places = {
+    places: dict[str, Any] = {
         name: place if "://" in place or place.startswith("file:") else str(Path(place).absolute())
         for name, place in asked_for(execution).items()
     }

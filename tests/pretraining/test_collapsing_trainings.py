@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.collapse import CASES, SMALL, scenes, train_case
+from benchmarks.collapse import CASES, IMAGE_LEVEL, SMALL, SMALL_ENCODER, scenes, train_case
 from orl_ray.pretraining.collapse import warnings
 
 
@@ -13,6 +13,6 @@ def photographs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_training_is_told_to_collapse_where_and_only_where_it_does(photographs, name):
-    history = train_case(CASES[name], *SMALL, 0, photographs)
-    assert warnings("image_level", history).keys() == CASES[name].raises
+    history = train_case(CASES[name], SMALL[IMAGE_LEVEL], SMALL_ENCODER, 0, photographs)
+    assert warnings(IMAGE_LEVEL, history).keys() == CASES[name].raises
     assert len(history) == 40
