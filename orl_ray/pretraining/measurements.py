@@ -38,7 +38,8 @@ class FeatureWindow:
             first: (n, d) float, of one view of each image of this process' share, which may be empty.
             second: (n, d) float, of the other view.
         """
-        self._steps.append((first.detach(), second.detach()))
+        # Copies: compiled networks may give the next step's features in the same memory.
+        self._steps.append((first.detach().clone(), second.detach().clone()))
         kept = sum(2 * len(features) for features, _ in self._steps)
         while kept - 2 * len(self._steps[0][0]) >= self._wanted() / self._place.size:
             kept -= 2 * len(self._steps.popleft()[0])

@@ -101,6 +101,12 @@ def test_an_interrupted_run_keeps_its_finished_parts_and_its_checkpoints(small):
     assert small.store.root.exists(f"checkpoints/image_level/{training}/step-1/state.json")
 
 
+def test_the_log_of_a_training_that_a_run_names_stays(small):
+    path = f"training_logs/image_level/{small.plan('image_level').key}/measurements.jsonl"
+    small.store.root.write(path, b"{}")
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+
+
 REMAINS = {
     "a part without a record": "proposals/0123abcd/part.parquet",
     "a record whose files are gone": "proposals/0123abcd.json",

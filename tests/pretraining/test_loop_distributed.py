@@ -14,6 +14,7 @@ from orl_ray import config
 from orl_ray.pretraining import loop
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.place import Place
+from orl_ray.pretraining.probe import Probe
 from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
@@ -49,14 +50,14 @@ class Stopped(Exception):
     pass
 
 
-def run(folder, store, place, stop_after=None):
+def run(folder, store, place, stop_after=None, probe=None):
     def on_step(step, total, entry):
         if step == stop_after:
             raise Stopped
 
     seconds = math.inf if stop_after is None else 0
     return loop.train(
-        SETTINGS, ENCODER, "object_level", 0, TrainingSet.open(folder), store, place, on_step, seconds, loader_threads=1
+        SETTINGS, ENCODER, "object_level", 0, TrainingSet.open(folder), store, place, on_step, seconds, 1, probe
     )
 
 
@@ -83,7 +84,8 @@ def worker(rank, folder, sparse_folder, output):
     place = Place(rank, 2)
     with double_precision():
         whole, interrupted = Memory(), Memory()
-        final = run(folder, whole, place)
+        probe = Probe(1.0, lambda weights: {"probe_tensors": float(len(weights))}) if rank == 0 else None
+        final = run(folder, whole, place, probe=probe)
         with suppress(Stopped):
             run(folder, interrupted, place, stop_after=1)
         saved_steps = [checkpoint.step for checkpoint in interrupted.saved]
@@ -160,6 +162,11 @@ def test_rows_of_uneven_shares_are_gathered_in_the_order_of_ranks(two_processes,
 def test_resumed_processes_end_with_the_very_weights(two_processes, rank):
     report = two_processes[f"report{rank}"]
     assert report["resumed"] == report["final"]
+
+
+def test_rank_0_alone_scores_a_probe_and_no_other_waits_for_it_forever(two_processes):
+    scored = [entry.get("probe_tensors") for entry in two_processes["whole"]["history"]]
+    assert scored[0] == scored[-1] > 100
 
 
 def test_only_rank_0_saves(two_processes):
