@@ -104,7 +104,7 @@ class PublishedTraining:
     """
 
     def __init__(
-        self, settings: config.ImageLevel, network: OnlineTarget, device: torch.device, batches: Iterator[Views]
+        self, settings: config.Pretraining, network: OnlineTarget, device: torch.device, batches: Iterator[Views]
     ) -> None:
         self._network, self._device, self._batches = network.to(device), device, batches
         self._optimizer = torch.optim.SGD(

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -45,13 +45,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_training import PublishedTraining, PublishedViews, endless_batches
 from orl_ray import config
-from orl_ray.pretraining.loop import Passes, training_steps
+from orl_ray.pretraining.loop import training_steps
 from orl_ray.pretraining.objectives import OnlineTarget, term_weights
+from orl_ray.pretraining.passes import Passes
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.prefetch import view_batches
 from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.state import TrainingState
+from orl_ray.pretraining.step_clock import StepClock
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import ViewMaker
@@ -155,7 +157,7 @@ def _drawn(random: np.random.Generator) -> bytes:
 def _measure(
     wanted: config.Config, training_set: TrainingSet, device: torch.device, options: argparse.Namespace
 ) -> dict[str, Any]:
-    settings: config.ImageLevel = getattr(wanted, options.stage)
+    settings: config.Pretraining = getattr(wanted, options.stage)
     terms = tuple(term_weights(settings))
     patch = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     entries: list[dict[str, float]] = []
@@ -195,21 +197,22 @@ def _ours(
     compiled: bool,
 ) -> Iterator[dict[str, float]]:
     """Yield after each step of our loop, and note what it measured."""
-    settings: config.ImageLevel = getattr(wanted, options.stage)
+    settings: config.Pretraining = getattr(wanted, options.stage)
     weights, place = term_weights(settings), Place(device=device)
     stream = SampleStream(wanted.seed, options.stage, len(training_set), settings.batch_size)
     # As many steps as the history has entries: each one is logged, which costs more than a long training pays.
-    schedule = Schedule.of(settings, len(training_set), 200)
-    state = TrainingState(settings, wanted.encoder, tuple(weights), wanted.seed, options.stage, place)
+    schedule = replace(Schedule.of(settings, stream), total=200)
+    names = (tuple(weights), wanted.seed, options.stage)
+    state = TrainingState(settings, wanted.encoder, *names, place, len(training_set))
     if compiled:
         state.compile()
     patch = settings.patch_size if isinstance(settings, config.ObjectLevel) else 0
     maker = ViewMaker(training_set, wanted.seed, options.stage, tuple(weights), settings.view_size, patch)
     passes = Passes(stream, settings.micro_batch or settings.batch_size, place)
     shares = (share for step in range(schedule.total) for share in passes.of_step(step))
-    pinned = device.type == "cuda"
+    pinned, clock = device.type == "cuda", StepClock(device, settings.batch_size)
     batches = view_batches(maker, stream, shares, threads=options.threads, pinned=pinned)
-    for entry in training_steps(state, schedule, weights, batches, passes):
+    for entry in training_steps(state, schedule, weights, batches, passes, clock):
         entries.append(entry)
         yield entry
 
@@ -218,7 +221,7 @@ def _bare(
     wanted: config.Config, stage: str, terms: tuple[str, ...], patch: int, device: torch.device
 ) -> tuple[Callable[[], None], int]:
     """Return a bare forward and backward on ready views, and how many operations it is."""
-    settings: config.ImageLevel = getattr(wanted, stage)
+    settings: config.Pretraining = getattr(wanted, stage)
     network = OnlineTarget(wanted.encoder, terms, wanted.seed, stage)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sides = {term: settings.view_size if term == "global" else patch for term in terms}

@@ -399,6 +399,21 @@ class Execution:
     compile: bool = setting(
         False, "Let torch.compile make the training's kernels; takes minutes at each start.", semantic=False
     )
+    probe_epochs: float = setting(
+        0.0,
+        "Epochs between two scores of the online k-NN probe on held-out labelled images; 0, or no labels: no probe.",
+        semantic=False,
+        low=0,
+    )
+    probe_images: int = setting(
+        1000, "Images that the online probe fits and scores on at most.", semantic=False, low=10, high=20_000
+    )
+    tensorboard: str = setting(
+        "", "Folder for TensorBoard's event files, on a disk that all nodes see; empty writes none.", semantic=False
+    )
+    mlflow: str = setting(
+        "", "MLflow's tracking server or store (URI), which gets a run a training; empty for none.", semantic=False
+    )
     max_bad_fraction: float = setting(
         0.01, "Share of quarantined images above which the run stops.", semantic=False, low=0, high=1
     )

@@ -6,6 +6,7 @@ Everything that is wrong is told at once, and each endpoint has seconds to answe
 import contextlib
 import importlib
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from orl_ray.checks import DEADLINE, Check, raise_problems, run_checks
 from orl_ray.config import Config
 from orl_ray.folders import Folder
 from orl_ray.folders.retries import time_left
+from orl_ray.pretraining.trackers import asked_for, mlflow_client, package_problem
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.settings import several
 from orl_ray.storage import Store
 
 # One image that cannot be read goes to quarantine; a folder in which none of so many can be read is a problem.
 _FILES_TRIED = 8
-_IMAGES = "source.images"
+_IMAGES, _TRACKER = "source.images", "tracker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Needs:
     Attributes:
         source: the images where they came from.
         ray: a Ray to run on.
-        training: room in it for the workers of a training.
+        training: room in it for the workers of a training, and what they report to.
     """
 
     source: bool = True
@@ -60,6 +62,7 @@ def check_endpoints(
     checks = [
         Check("store", str(store.root), partial(_try_store, store)),
         *source_checks(config),
+        *tracker_checks(config),
         Check("Ray cluster" if address else "Ray", address or "on this machine", partial(_try_ray, config, address)),
     ]
     import_clients(config, store)
@@ -75,6 +78,8 @@ def check_endpoints(
 def _matters(problem: str, needed: Needs) -> bool:
     if problem.startswith(_IMAGES):
         return needed.source
+    if problem.startswith(_TRACKER):
+        return needed.training
     if problem.startswith("Ray"):
         return needed.ray and (needed.training or f": {cluster_probe.NO_ROOM}" not in problem)
     return True
@@ -90,6 +95,15 @@ def source_checks(config: Config) -> list[Check]:
     return [
         *(Check(_IMAGES, str(folder), partial(_try_images, folder)) for folder in folders),
         *(Check(name, place, partial(_try_file, place)) for name, places in files.items() for place in places),
+    ]
+
+
+def tracker_checks(config: Config) -> list[Check]:
+    """Return a check for each tracker that the config asks for; none by default."""
+    tries = {"tensorboard": _try_event_folder, "mlflow": _try_mlflow}
+    return [
+        Check(f"{_TRACKER} execution.{package}", place, partial(_try_tracker, package, partial(tries[package], place)))
+        for package, place in asked_for(config.execution).items()
     ]
 
 
@@ -112,6 +126,26 @@ def import_clients(config: Config, store: Store) -> None:
         if any(scheme in place for place in places):
             with contextlib.suppress(ModuleNotFoundError):  # its backend says what to install
                 importlib.import_module(module)
+    if config.execution.mlflow:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("mlflow.tracking")
+
+
+def _try_tracker(package: str, look: Callable[[], None]) -> list[str]:
+    if problem := package_problem(package):
+        return [problem]
+    look()
+    return []
+
+
+def _try_event_folder(place: str) -> None:
+    Path(place).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def _try_mlflow(uri: str) -> None:
+    mlflow_client(uri).search_experiments(max_results=1)
 
 
 def _try_store(store: Store) -> list[str]:

@@ -259,6 +259,8 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
         <= 0
     ):
         mistakes.append("object_level.global_weight: all three loss weights are 0, nothing would be learned")
+    if "://" in str(values["execution.tensorboard"]):
+        mistakes.append("execution.tensorboard: event files are written to a disk: name a folder")
     return [*mistakes, *_check_frozen(str(values["freeze"]), int(number("rounds"))), *_check_source(values)]
 
 
@@ -286,6 +288,8 @@ def _without_effect(values: Mapping[str, Value], changed: Collection[str]) -> li
         for name, (other, used_by) in _ONLY_WITH.items()
         if name in changed and values[other] not in used_by
     ]
+    if "execution.probe_images" in changed and not values["execution.probe_epochs"]:
+        mistakes.append("execution.probe_images: has no effect with execution.probe_epochs=0")
     frozen = {entry.partition("@")[0].strip() for entry in str(values["freeze"]).split(",")}
     mistakes.extend(
         f"{name}: has no effect on {artifact} that are frozen; leave it at {default(known_settings()[name])}"

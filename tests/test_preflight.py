@@ -20,6 +20,7 @@ from orl_ray.checks import DEADLINE, Check, PreflightError, run_checks
 from orl_ray.config import Config, Execution, Source
 from orl_ray.folders import Folder
 from orl_ray.preflight import Needs, check_endpoints
+from orl_ray.pretraining import trackers
 from orl_ray.storage import Store
 
 # A deadline, and imports on a busy machine; the clients by themselves would take minutes.
@@ -47,6 +48,30 @@ def problems(settings, deadline=DEADLINE):
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_trackers_that_cannot_be_used_are_told_with_what_to_do(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    store = tmp_path / "store"
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    found = problems(config(store=store, tensorboard=str(tmp_path / "events"), mlflow="http://127.0.0.1:9"))
+    assert [line.split(" ")[:2] for line in found] == [
+        ["tracker", "execution.tensorboard"],
+        ["tracker", "execution.mlflow"],
+    ]
+    assert all("is not installed: pip install 'orl-ray[tracking]'" in line for line in found)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: True)
+    (found,) = problems(config(store=store, tensorboard=str(file / "events")))
+    assert "execution.tensorboard" in found
+    assert "Not a directory" in found
+    assert not problems(config(store=store, tensorboard=str(tmp_path / "events")))
+
+
+def test_trackers_are_not_asked_where_nothing_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    settings = config(store=tmp_path / "store", tensorboard=str(tmp_path / "events"))
+    check_endpoints(settings, Store(settings.execution.store), lambda: Needs(training=False))
 
 
 @pytest.fixture

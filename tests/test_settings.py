@@ -275,6 +275,11 @@ class TestTogether:
                 ["mining.pairing=mutual", "freeze=correspondences@ab,rois@cd"],
                 "mining.pairing: has no effect on correspondences that are frozen; leave it at top",
             ),
+            (
+                ["execution.probe_images=50"],
+                "execution.probe_images: has no effect with execution.probe_epochs=0",
+            ),
+            (["execution.tensorboard=s3://b/t"], "execution.tensorboard: event files are written to a disk"),
             (["mining.min_similarity=1.5"], "mining.min_similarity: 1.5 is no cosine"),
             (
                 ["mining.scope=global", "mining.global_code_bytes=100"],

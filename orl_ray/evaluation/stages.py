@@ -111,7 +111,7 @@ def probe_features(
     """
     chunks: dict[str, list[NDArray[np.float16]]] = {arm: [] for arm in encoders}
     kept: list[ProbeImage] = []
-    views = _warped_views(config, store, images, quarantine)
+    views = warped_views(config, store, images, quarantine)
     batch_size = config.embeddings.batch_size
     while batch := list(islice(views, batch_size)):
         kept += [image for image, _ in batch]
@@ -201,9 +201,13 @@ def _seen(config: Config, store: Store, manifest: str, images: list[ProbeImage])
     return seen
 
 
-def _warped_views(
+def warped_views(
     config: Config, store: Store, images: list[ProbeImage], quarantine: Quarantine
 ) -> Iterator[tuple[ProbeImage, NDArray[np.uint8]]]:
+    """Yield images, warped to (S, S, 3) RGB uint8 squares of ``embeddings.image_crop``, one at a time.
+
+    Those of the test split come with their fingerprints; those that cannot be read go to ``quarantine``.
+    """
     for image, pixels in _pixels(config, store, images, quarantine):
         whole = np.array([0, 0, pixels.shape[1], pixels.shape[0]], np.int32)
         known = image if image.scenes_key else replace(image, fingerprint=fingerprint(pixels))

@@ -14,9 +14,9 @@ from orl_ray.scenes.sources import generated_names
 from orl_ray.storage import Store
 
 _CHECKPOINTS, _GENERATED, _LEASES = "checkpoints", "generated", "leases"
-_RAY_TRAIN = "ray_train"
+_RAY_TRAIN, _LOGS = "ray_train", "training_logs"
 # Folders of a store beside those of its artifacts.
-OURS = ("quarantine", "runs", "takedowns", _CHECKPOINTS, _GENERATED, _LEASES, _RAY_TRAIN)
+OURS = ("quarantine", "runs", "takedowns", _CHECKPOINTS, _GENERATED, _LEASES, _RAY_TRAIN, _LOGS)
 
 
 @dataclass(slots=True)
@@ -29,7 +29,8 @@ class Garbage:
         folders: paths of whole folders of other kinds, relative to the store.
         files: paths of files that parts left behind, relative to the store.
         half_written: what killed writers left behind; its bytes are not known.
-        bytes: kind -> bytes, where a kind is an artifact, ``checkpoints``, ``ray_train``, ``generated`` or ``leases``.
+        bytes: kind -> bytes, where a kind is an artifact, ``checkpoints``, ``training_logs``, ``ray_train``,
+            ``generated`` or ``leases``.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -75,6 +76,7 @@ def find_garbage(store: Store, artifacts: Collection[str], keep_runs: int | None
     for artifact in artifacts:
         _find_parts(store, artifact, named[artifact], found)
         _find_checkpoints(store, artifact, named[artifact], found)
+        _find_folders(store, f"{_LOGS}/{artifact}", named[artifact], _LOGS, found)
         _find_folders(store, f"{_LEASES}/{artifact}", named[artifact], _LEASES, found)
         found.half_written += store.root.half_written(artifact)
     for info in unrecorded_files(store, PACKED):

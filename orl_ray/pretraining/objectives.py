@@ -135,7 +135,7 @@ class OnlineTarget(nn.Module):
 
     def losses(
         self, online: nn.Module, views: Views, sample_weights: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Return the loss of each term, and features to watch for a collapse.
 
         Args:
@@ -144,11 +144,11 @@ class OnlineTarget(nn.Module):
             sample_weights: (n,) float factors on the samples of a term; terms that are not listed weigh all the same.
 
         Returns:
-            A scalar a term, and the target's (n, output) projections of the first term's first view.
+            A scalar a term, and the target's (n, output) projections of the first term's two views.
         """
         projections = self.target(views)
         predictions = online(views)
-        first: Tensor = next(iter(projections.values()))[0]
+        first: tuple[Tensor, Tensor] = next(iter(projections.values()))
         return symmetrised_losses(predictions, projections, sample_weights), first
 
     def after_step(self, momentum: float) -> None:
@@ -223,24 +223,3 @@ def symmetrised_losses(
         forward = byol_loss(first, projections[term][1], weights)
         losses[term] = forward + byol_loss(second, projections[term][0], weights)
     return losses
-
-
-def feature_moments(projections: Tensor) -> Tensor:
-    """Return the (2, d) means of the directions of (n, d) projections and of their squares; zeros for n = 0."""
-    units = functional.normalize(projections.float(), dim=1)
-    if not len(units):
-        return units.new_zeros(2, units.shape[1])
-    return torch.stack([units.mean(dim=0), units.square().mean(dim=0)])
-
-
-def feature_std(moments: Tensor) -> Tensor:
-    """Return the spread of projections, to see a collapse by: 1 where directions are uniform, 0 where there is one.
-
-    It is the standard deviation of the unit vectors' components over the batch, averaged, times the root of d.
-
-    Args:
-        moments: (2, d), from :func:`feature_moments`; means of several equal batches stand for all of them.
-    """
-    variances = (moments[1] - moments[0].square()).clamp(min=0)
-    spread: Tensor = variances.sqrt().mean() * moments.shape[1] ** 0.5
-    return spread

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orl_ray.encoders.batch_norm import convert_batch_norm
+from orl_ray.pretraining.gather import gather_rows
 
 _CPU = torch.device("cpu")
 
@@ -72,3 +73,11 @@ class Place:
         total = values.clone()
         dist.all_reduce(total)
         return total / self.size
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the rows of all processes, in the order of the ranks.
+
+        Args:
+            values: (n, d) float; n may differ from process to process.
+        """
+        return values if self.size == 1 else gather_rows(values)[0]

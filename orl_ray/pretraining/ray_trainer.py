@@ -5,7 +5,6 @@ hold nothing that we read again.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -22,22 +21,26 @@ from safetensors.torch import save
 from orl_ray.config import Config, Execution
 from orl_ray.environment import numeric_environment
 from orl_ray.execution import StageRun
-from orl_ray.folders import Folder, StorageUnavailableError
+from orl_ray.folders import Folder
 from orl_ray.leases import LeaseLostError, check_fence
 from orl_ray.node_preflight import require_store
 from orl_ray.pretraining.checkpoints import Checkpoint
+from orl_ray.pretraining.collapse import warnings
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.facts import training_facts
 from orl_ray.pretraining.initial_weights import initial_backbone
 from orl_ray.pretraining.loop import train
 from orl_ray.pretraining.place import Place
+from orl_ray.pretraining.probe import Probe
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder, delete_passing
+from orl_ray.pretraining.trackers import open_trackers
+from orl_ray.pretraining.training_log import TrainingLog, log_place
 from orl_ray.pretraining.training_set import META, TrainingSet
+from orl_ray.pretraining.watching import WATCH_SECONDS, ProgressReader, Watcher
 from orl_ray.progress import StageProgress
 from orl_ray.stage_task import outcome
 from orl_ray.storage import Store, digest
 
-_WATCH_SECONDS = 1.0
 # A collective that waits longer than this has lost a partner.
 _COLLECTIVE_SECONDS = 300
 # A training waits for its turn where other runs use the cluster; that it fits at all is for the preflight.
@@ -46,8 +49,6 @@ _START_TIMEOUT, _START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 7 * 2
 _ELASTIC_START_SECONDS = 60
 # The label that every node of Ray carries.
 _NODE_ID = "ray.io/node-id"
-# What the workers leave for the driver, beside the checkpoints.
-_PROGRESS = "progress.json"
 
 
 class TrainingRefusedError(RuntimeError):
@@ -65,6 +66,7 @@ class TrainingJob:
         key: key of the output.
         fence: the lease's fencing token.
         manifests: artifact -> key of its manifest.
+        probe: scores the backbone while it trains, or None.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class TrainingJob:
     key: str
     fence: int
     manifests: dict[str, str]
+    probe: Probe | None = None
 
     @property
     def output(self) -> str:
@@ -100,6 +103,7 @@ def fit(run: StageRun, job: TrainingJob) -> None:
     cpus = execution.train_cpus or max(1, min(largest_node, run.cpus // execution.train_workers))
     notes = checkpoint_folder(job.store, job.output)
     notes.delete(job.refusal)
+    run.progress.console.line(f"{run.progress.title}: measurements in {log_place(job.store, job.output)}")
     # In a task of its own: Ray Train waits without end, in a way that nothing but the end of its process cuts short.
     options = {
         "num_cpus": 0,
@@ -217,9 +221,9 @@ def _train(job: TrainingJob) -> None:
     threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
     torch.set_num_threads(threads)
     folder = _local_training_set(job, context.get_local_rank())
-    report = _ProgressWriter(job, place.size)
     execution = job.config.execution
     checkpoints = StoreCheckpoints(job.store, job.output, job.fence, kept=execution.keep_checkpoints)
+    watcher = _watcher(job) if place.rank == 0 else None
     tensors = train(
         getattr(job.config, job.stage),
         job.config.encoder,
@@ -228,18 +232,26 @@ def _train(job: TrainingJob) -> None:
         TrainingSet.open(folder),
         checkpoints,
         place,
-        report if place.rank == 0 else lambda _step, _total, _entry: None,
+        watcher or (lambda _step, _total, _entry: None),
         execution.checkpoint_seconds,
         threads,
-        initial_backbone(job.config, job.store, job.stage, job.manifests),
-        execution.loader_workers,
+        loader_processes=execution.loader_workers,
+        backbone=initial_backbone(job.config, job.store, job.stage, job.manifests),
         checkpoint_epochs=execution.checkpoint_epochs,
         compiled=execution.compile,
+        probe=job.probe if watcher else None,
     )
-    if place.rank == 0:
+    if watcher:
+        watcher.close()
         _write_output(job, tensors, checkpoints.latest(), time.monotonic() - started, place)
     if context.get_local_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _watcher(job: TrainingJob) -> Watcher:
+    log = TrainingLog(job.store, job.output, job.fence)
+    trackers = open_trackers(job.config, job.stage, job.output)
+    return Watcher(job.stage, checkpoint_folder(job.store, job.output), log, trackers)
 
 
 def _local_training_set(job: TrainingJob, local_rank: int) -> Path:
@@ -256,7 +268,7 @@ def _local_training_set(job: TrainingJob, local_rank: int) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
         export_training_set(job.config, job.store, job.manifests, folder)
     while not (folder / META).is_file():  # no collective: an export may take longer than a collective may
-        time.sleep(_WATCH_SECONDS)
+        time.sleep(WATCH_SECONDS)
     return folder
 
 
@@ -281,6 +293,7 @@ def _write_output(
         environment=numeric_environment(place.device.type),
         facts={
             "history": history,
+            "warnings": list(warnings(job.stage, history).values()),
             "workers": workers,
             "compiled": job.config.execution.compile,
             "images": images,
@@ -290,41 +303,16 @@ def _write_output(
     )
 
 
-class _ProgressWriter:
-    """Tells the driver, through the store, how far the training is."""
-
-    def __init__(self, job: TrainingJob, workers: int) -> None:
-        self._folder, self._written_at, self._note = checkpoint_folder(job.store, job.output), 0.0, ""
-        self._workers = (
-            f", {workers} worker{'s' if workers > 1 else ''}" if job.config.execution.min_train_workers else ""
-        )
-
-    def __call__(self, step: int, total: int, entry: dict[str, float]) -> None:
-        if entry:
-            self._note = f"loss {entry['loss']:.3f}{self._workers}"
-        if time.monotonic() - self._written_at >= _WATCH_SECONDS:
-            self._written_at = time.monotonic()
-            state = {"step": step, "total": total, "note": self._note}
-            self._folder.write(_PROGRESS, json.dumps(state).encode())
-
-
 @contextlib.contextmanager
 def _watched(progress: StageProgress, notes: Folder) -> Iterator[None]:
-    stop = threading.Event()
+    """Show progress while a training runs, and what was left last at its end."""
+    stop, reader = threading.Event(), ProgressReader(progress, notes)
 
     def _watch() -> None:
-        first = True
-        while not stop.wait(_WATCH_SECONDS):
-            try:
-                state = json.loads(notes.read(_PROGRESS))
-            except (FileNotFoundError, StorageUnavailableError):
-                continue
-            if first:
-                progress.resume(state["step"], state["total"])
-                first = False
-            progress.update(state["step"], state["total"], state["note"])
+        while not stop.wait(WATCH_SECONDS):
+            reader.look()
+        reader.look()
 
-    notes.delete(_PROGRESS)
     watcher = threading.Thread(target=_watch, name="training progress", daemon=True)
     watcher.start()
     try:

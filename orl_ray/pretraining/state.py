@@ -3,41 +3,13 @@
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
 from orl_ray.pretraining.networks import build_network
 from orl_ray.pretraining.optimisers import build_optimizer, optimizer_tensors, set_step
 from orl_ray.pretraining.place import Place
-
-
-def build_optimizer(settings: config.ImageLevel, network: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimiser of a network: SGD, weight decay on every parameter (specification 1.4)."""
-    return torch.optim.SGD(network.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay)
-
-
-def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimiser allocate its state, which it puts off until its first step, and set it to zeros.
-
-    The first step from zeros is then the step that it takes from nothing, and checkpoints always hold the same names.
-
-    Args:
-        optimizer: at a learning rate of zero, and without gradients.
-
-    Raises:
-        TypeError: it holds something else than tensors.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # moves no parameter at a learning rate of zero
-    optimizer.zero_grad()
-    for values in optimizer.state.values():
-        for name, value in values.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{type(optimizer).__name__} holds {name} as a {type(value).__name__}, not as a tensor")
-            value.zero_()
 
 
 class TrainingState:
@@ -101,9 +73,9 @@ class TrainingState:
         return Checkpoint(self.step, tensors, list(self.history), self.workers, kept)
 
     def compile(self) -> None:
-        """Let ``torch.compile`` make the kernels of both networks, once for each size of view; names stay."""
-        self.network.online.compile(dynamic=False)
-        self.network.target.compile(dynamic=False)
+        """Let ``torch.compile`` make the kernels of the networks, once for each size of view; names stay."""
+        for network in self.network.children():
+            network.compile(dynamic=False)
 
     def resume(self, checkpoints: CheckpointStore) -> None:
         """Take over the latest checkpoint, if there is any: rank 0 reads it and hands it to the other processes.

@@ -99,9 +99,7 @@ class ViewMaker:
         """
         sides = {term: self.side(term) for term in self.terms}
         extent = self._read(position, size_of)
-        sample = SampleCuts(
-            self.training_set, self.seed, self.stage, lap, position, extent, sides, self.smallest_crop
-        )
+        sample = SampleCuts(self.training_set, self.seed, self.stage, lap, position, extent, sides, self.smallest_crop)
         return {term: sample.of(term) for term in self.terms}
 
     def crops(self, lap: int, position: int) -> Crops:

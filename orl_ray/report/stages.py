@@ -311,7 +311,7 @@ _SHOWN = (
 REPORT = Stage(
     name="report",
     title="write the report",
-    version=3,
+    version=4,
     inputs=tuple(Input(name, "collection") for name in shown_artifacts("neighbors")),
     # The page lists them.
     settings=tuple(section.name for section in fields(Config) if section.name not in ("execution", "freeze", "rounds")),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from orl_ray.evaluation.result import Difference, Result
+from orl_ray.pretraining.collapse import warnings
 
 LEAST_SCORED = 500
 """Fewer scored images than this leave intervals of several points of mAP: no claim about a method rests on them."""
@@ -56,6 +57,8 @@ def _trouble(stage: str, history: History) -> str:
     broken = next((record for record in history if not math.isfinite(record.get("loss", 0.0))), None)
     if broken is not None:
         return f"The {name} training broke: its loss stopped being a number at step {broken.get('step', 0):,.0f}."
+    if told := warnings(stage, history):
+        return f"The {name} training looks bad. {' '.join(told.values())}"
     spread = [record["feature_std"] for record in history if "feature_std" in record]
     if not spread or spread[-1] > COLLAPSED_STD:
         return ""

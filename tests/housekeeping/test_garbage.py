@@ -101,6 +101,12 @@ def test_an_interrupted_run_keeps_its_finished_parts_and_its_checkpoints(small):
     assert small.store.root.exists(f"checkpoints/image_level/{training}/step-1/state.json")
 
 
+def test_the_log_of_a_training_that_a_run_names_stays(small):
+    path = f"training_logs/image_level/{small.plan('image_level').key}/measurements.jsonl"
+    small.store.root.write(path, b"{}")
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+
+
 REMAINS = {
     "a part without a record": "proposals/0123abcd/part.parquet",
     "a record whose files are gone": "proposals/0123abcd.json",
@@ -111,6 +117,7 @@ REMAINS = {
     "the lease of an output that is gone": "leases/object_level/0123abcd/00000001.json",
     "the lease of a run that died": "leases/runs/20250101-dead/00000001.json",
     "the probe of a preflight that was killed": "leases/preflight/0123abcd",
+    "the log of a training that is gone": "training_logs/object_level/0123abcd/measurements.jsonl",
     "what Ray kept of a training that never ended": "ray_train/0123abcd/lease-1/state.json",
 }
 

@@ -125,9 +125,14 @@ def test_history_records_every_step_of_a_short_run(uninterrupted):
     _, history = uninterrupted
     assert [entry["step"] for entry in history] == [1, 2, 3, 4, 5]
     assert [entry["epoch"] for entry in history] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
-    names = {"loss", "loss_global", "loss_intra", "loss_inter", "lr", "ema", "feature_std", "images_per_second"}
+    losses = {"loss", "loss_global", "loss_intra", "loss_inter"}
+    features = {"feature_std", "alignment", "uniformity"}
+    parts = {f"ms_{part}" for part in ("data", "augment", "forward", "backward", "optimise", "measure")}
+    names = {"step", "epoch", "lr", "ema", "images_per_second", "data_wait"} | losses | features | parts
     for entry in history:
-        assert set(entry) == names | {"step", "epoch", "data_wait", "workers"}
+        # 8 dimensions want 32 vectors: 4 steps of two views of 4 images
+        assert set(entry) == names | {"workers"} | ({"effective_rank"} if entry["step"] >= 4 else set())
+        assert sum(entry[part] for part in parts) <= 1000 * 4 / entry["images_per_second"] * (1 + 1e-9)
         assert entry["loss"] == pytest.approx(
             entry["loss_global"] + entry["loss_intra"] + entry["loss_inter"], rel=1e-5
         )

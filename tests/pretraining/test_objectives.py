@@ -8,8 +8,6 @@ from orl_ray import config
 from orl_ray.pretraining.objectives import (
     OnlineTarget,
     byol_loss,
-    feature_moments,
-    feature_std,
     symmetrised_losses,
     term_weights,
 )
@@ -125,16 +123,3 @@ def test_terms_without_weight_are_left_out():
     assert term_weights(config.ObjectLevel(intra_weight=0, inter_weight=0.5)) == {"global": 1.0, "inter": 0.5}
     with pytest.raises(ValueError, match="all loss weights are zero"):
         term_weights(config.ObjectLevel(global_weight=0, intra_weight=0, inter_weight=0))
-
-
-def test_feature_std_is_one_for_uniform_directions_and_zero_after_a_collapse():
-    spread = feature_std(feature_moments(torch.randn(5000, 16, generator=torch.Generator().manual_seed(0))))
-    assert spread.item() == pytest.approx(1, abs=0.02)
-    assert feature_std(feature_moments(torch.randn(1, 16).expand(50, 16))).item() == pytest.approx(0, abs=2e-3)
-
-
-def test_feature_std_is_the_mean_deviation_of_components_and_joins_equal_batches():
-    projections = torch.randn(8, 5)
-    wanted = functional.normalize(projections, dim=1).std(dim=0, correction=0).mean() * 5**0.5
-    halves = torch.stack([feature_moments(half) for half in projections.chunk(2)]).mean(dim=0)
-    torch.testing.assert_close(feature_std(halves), wanted)

@@ -3,6 +3,8 @@
 import io
 import threading
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from small_store import HISTORY, SmallStore, write_fresh_weights
 from orl_ray.config import Config, Execution
 from orl_ray.embeddings.encoder import load_weights
 from orl_ray.execution import StageRun
+from orl_ray.graph import main_job
 from orl_ray.leases import Lease, LeaseHeldError, latest_fence, lease_folder
+from orl_ray.pipeline import plan
 from orl_ray.pretraining import stages
 from orl_ray.pretraining.initial_weights import initial_backbone
+from orl_ray.pretraining.probe import Probe
 from orl_ray.pretraining.stages import run_training, training_cpus
 from orl_ray.progress import Console, StageProgress
 
@@ -21,7 +26,7 @@ from orl_ray.progress import Console, StageProgress
 @pytest.fixture
 def run(tmp_path):
     small = SmallStore.new(tmp_path / "store")
-    small.make("scenes")
+    small.make("near_duplicates")
     progress = StageProgress(Console(io.StringIO()), "pre-train on images", 1, "steps")
     return StageRun(small.config, small.store, small.plan("image_level"), "run", cpus=4, progress=progress)
 
@@ -97,6 +102,66 @@ def test_a_second_driver_is_refused_while_the_first_lives(run, jobs):
         leave.set()
         thread.join()
     assert jobs == []
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """Let tasks run at once, in this process."""
+
+    def stage_task(_run, function):
+        return SimpleNamespace(remote=function)
+
+    monkeypatch.setattr(stages, "stage_task", stage_task)
+    monkeypatch.setattr(stages, "outcome", lambda _run, result: result)
+
+
+def with_probes(run, epochs):
+    config = replace(run.config, execution=replace(run.config.execution, probe_epochs=epochs))
+    return replace(run, config=config, progress=StageProgress(Console(io.StringIO()), "train", 0, "steps"))
+
+
+def test_a_probe_is_made_of_the_runs_artifacts_and_goes_with_the_job(run, jobs, tasks):
+    asked = []
+
+    def plan_probe(config, store, manifests):
+        asked.append((store, manifests))
+        return score
+
+    def score(weights):
+        return {}
+
+    stages.with_probe(stages.IMAGE_LEVEL, plan_probe, needs=("near_duplicates",)).work(with_probes(run, 2.5))
+    assert asked == [(run.store, run.plan.manifests)]
+    assert jobs[0].probe == Probe(2.5, score)
+    assert jobs[0].manifests == {"scenes": run.plan.manifests["scenes"]}
+
+
+def test_no_probe_is_made_where_none_is_asked_for(run, jobs, tasks):
+    run_training(with_probes(run, 0), plan_probe=lambda *_: pytest.fail("it was made"))
+    assert jobs[0].probe is None
+
+
+def test_a_probe_that_cannot_be_is_told(run, jobs, tasks):
+    probed = with_probes(run, 1)
+    run_training(probed, plan_probe=lambda *_: "the source has no labels")
+    assert jobs[0].probe is None
+    assert "no online probe: the source has no labels" in probed.progress.console.stream.getvalue()
+
+
+def test_a_probe_changes_no_key_but_waits_for_what_it_needs(tmp_path):
+    small = SmallStore.new(tmp_path / "store", "execution.probe_epochs=1")
+    small.make("near_duplicates")
+    probed = next(stage for stage in main_job() if stage.name == "image_level")
+    assert probed.after == ("near_duplicates",)
+    assert (probed.inputs, probed.settings) == (stages.IMAGE_LEVEL.inputs, stages.IMAGE_LEVEL.settings)
+    plans = plan(small.config, [s if s.name != "image_level" else stages.IMAGE_LEVEL for s in main_job()], small.store)
+    assert small.plan("image_level").key == next(p.key for p in plans if p.stage.name == "image_level")
+
+
+def test_folders_of_trackers_are_absolute_for_workers_that_stand_elsewhere(run, jobs):
+    config = replace(run.config, execution=replace(run.config.execution, tensorboard="events"))
+    run_training(replace(run, config=config))
+    assert jobs[0].config.execution.tensorboard == str(Path.cwd() / "events")
 
 
 def test_a_training_that_writes_nothing_is_an_error(run, monkeypatch):

@@ -80,3 +80,10 @@ def test_no_training_and_no_result_still_say_something():
 
 def test_a_training_without_records_is_not_called_healthy(result):
     assert not sentences_with("No sign of collapse", conclude(result, {"object_level": []}, 2000))
+
+
+def test_signs_of_a_collapse_in_the_history_come_first(result):
+    losing = [{**entry, "effective_rank": 2.0, "dimensional_collapse": 1.0} for entry in history()]
+    said = conclude(result, {"object_level": losing}, 2000)
+    assert said[0].startswith("The object-level training looks bad. The features are losing dimensions")
+    assert not sentences_with("No sign of collapse", said)
