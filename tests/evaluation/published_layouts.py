@@ -117,7 +117,9 @@ def inaturalist18(root: Path, train: int, val: int, categories=(7, 3, 5)) -> Pat
             for number in range(count):
                 image, path = next(ids), f"train_val2018/Plantae/{category}/{start + number:032x}.jpg"
                 picture(root / path, label, start + number)
-                images.append({"license": 3, "file_name": path, "rights_holder": "x", "height": 40, "width": 48, "id": image})
+                images.append(
+                    {"license": 3, "file_name": path, "rights_holder": "x", "height": 40, "width": 48, "id": image}
+                )
                 annotations.append({"image_id": image, "category_id": category, "id": image})
         content = {"info": {"year": 2018}, "images": images, "licenses": [], "annotations": annotations}
         content["categories"] = [{"id": category, "name": f"Genus species{category}"} for category in categories]

@@ -32,20 +32,20 @@ def test_a_sample_holds_k_positives_and_a_multiple_of_negatives_and_nothing_unkn
 
 
 def test_scores_equal_scikit_learn_used_directly_and_the_ways_choose_as_they_say():
-    train, train_targets, test, test_targets = problem()
+    train, train_targets, test, test_targets = problem(signal=0.5, fitted=60, scored=30)
     train_targets[:4, 1], test_targets[:4, 1] = -1, -1
-    (found,) = low_shot(train, train_targets, test, test_targets, CLASSES, seed=6, shots=(4,))
+    (found,) = low_shot(train, train_targets, test, test_targets, CLASSES, seed=6, shots=(2,))
     train = train / (np.linalg.norm(train, axis=1, keepdims=True) + 1e-5)
     test = test / (np.linalg.norm(test, axis=1, keepdims=True) + 1e-5)
     on_test = np.empty((5, len(COSTS), 3))
     on_rest = np.empty((5, len(COSTS), 3))
     for number in range(5):
         for column, name in enumerate(CLASSES):
-            key = draws.stream(6, "evaluation", "low_shot", name, 4, number)
-            chosen = sample(train_targets[:, column], 4, 3, key)
+            key = draws.stream(6, "evaluation", "low_shot", name, 2, number)
+            chosen = sample(train_targets[:, column], 2, 3, key)
             rest = ~chosen & (train_targets[:, column] >= 0)
             for place, cost in enumerate(COSTS):
-                seeded = solver_seed(6, "low_shot", name, 4, number)
+                seeded = solver_seed(6, "low_shot", name, 2, number)
                 classifier = LinearSVC(
                     C=cost, dual=True, max_iter=2000, class_weight={1: 2, -1: 1}, random_state=seeded
                 ).fit(train[chosen], np.where(train_targets[chosen, column] == 1, 1, -1))

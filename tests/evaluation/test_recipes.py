@@ -51,7 +51,9 @@ def test_other_shares_have_no_grid():
 
 def test_the_rate_steps_at_the_end_of_an_epoch():
     recipe = LINEAR["imagenet"]["layers-28"]
-    assert [recipe.rate(epoch) for epoch in (0.0, 7.99, 8.0, 16.5, 27.9)] == pytest.approx([0.01, 0.01, 1e-3, 1e-4, 1e-5])
+    assert [recipe.rate(epoch) for epoch in (0.0, 7.99, 8.0, 16.5, 27.9)] == pytest.approx(
+        [0.01, 0.01, 1e-3, 1e-4, 1e-5]
+    )
 
 
 def test_a_changed_constant_is_of_its_type_and_shows_in_the_description():

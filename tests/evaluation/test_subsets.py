@@ -47,7 +47,9 @@ def test_a_published_list_names_files_with_or_without_folder_and_label(tmp_path,
     assert listed(split(3, 3), tmp_path / "list.txt").paths == ("train/n0/n0_0.JPEG", "train/n1/n1_4.JPEG")
 
 
-@pytest.mark.parametrize(("content", "message"), [("n0_7.JPEG\n", "n0_7"), ("", "empty"), ("n0_0.JPEG\n" * 2, "repeats")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("n0_7.JPEG\n", "n0_7"), ("", "empty"), ("n0_0.JPEG\n" * 2, "repeats")]
+)
 def test_a_list_that_does_not_fit_is_refused(tmp_path, content, message):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(ValueError, match=message):

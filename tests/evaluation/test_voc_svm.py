@@ -6,6 +6,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
+from orl_ray.evaluation import voc_svm as module
 from orl_ray.evaluation.voc_svm import COSTS, solver_seed, usable_classes, voc_svm
 
 CLASSES = ("cat", "dog")
@@ -37,6 +38,7 @@ def test_there_are_19_costs():
     assert COSTS[-1] == 0.5**19
 
 
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
 def test_costs_scores_and_validation_equal_scikit_learn_used_directly():
     train, train_targets, test, test_targets = problem(seed=2, signal=0.4)
     train_targets[:6, 0], test_targets[:5, 0] = -1, -1
@@ -56,7 +58,8 @@ def test_costs_scores_and_validation_equal_scikit_learn_used_directly():
                 np.mean(
                     [
                         average_precision_score(
-                            labels[scored], classifier(cost).fit(train[fit], labels[fit]).decision_function(train[scored])
+                            labels[scored],
+                            classifier(cost).fit(train[fit], labels[fit]).decision_function(train[scored]),
                         )
                         for fit, scored in folds
                     ]
@@ -77,11 +80,13 @@ def test_costs_scores_and_validation_equal_scikit_learn_used_directly():
 
 def test_features_that_are_the_labels_score_one():
     _, train_targets, _, test_targets = problem()
-    result = voc_svm(train_targets + 0.1, train_targets, test_targets + 0.1, test_targets, CLASSES, seed=0)
+    train, test = (np.hstack([targets, 1 - targets]) for targets in (train_targets, test_targets))
+    result = voc_svm(train, train_targets, test, test_targets, CLASSES, seed=0)
     assert result.mean_average_precision == 1.0
 
 
-def test_features_without_signal_score_about_the_share_of_positives():
+def test_features_without_signal_score_about_the_share_of_positives(monkeypatch):
+    monkeypatch.setattr(module, "COSTS", (0.01, 0.1))
     values, shares = [], []
     for seed in range(8):
         train, train_targets, test, test_targets = problem(seed, signal=0.0, fitted=60, scored=300)
@@ -100,7 +105,7 @@ def test_images_for_which_neither_can_be_said_are_left_out_of_the_test():
 
 
 def test_processes_change_nothing():
-    inputs = problem(fitted=45)
+    inputs = problem(fitted=30, scored=20)
     assert voc_svm(*inputs, CLASSES, seed=0, jobs=2) == voc_svm(*inputs, CLASSES, seed=0, jobs=1)
 
 
