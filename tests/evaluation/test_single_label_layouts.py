@@ -30,7 +30,7 @@ def test_a_flat_val_with_too_few_labels_or_without_the_kit_is_refused(tmp_path):
     root = published_layouts.imagenet(tmp_path, train=1, val=1, flat=True)
     truth = root / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("1\n2\n")
-    with pytest.raises(ValueError, match="3 images.*2 labels"):
+    with pytest.raises(ValueError, match=r"3 images.*2 labels"):
         imagenet(root, "val")
     truth.unlink()
     with pytest.raises(ValueError, match="lacks ILSVRC2012_validation_ground_truth"):

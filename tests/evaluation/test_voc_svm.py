@@ -48,7 +48,9 @@ def test_costs_scores_and_validation_equal_scikit_learn_used_directly():
     for column, name in enumerate(CLASSES):
         labels = np.where(train_targets[:, column] == 1, 1, -1)  # neither: a negative
 
-        def classifier(cost, random_state=solver_seed(4, "voc_svm", name)):
+        seeded = solver_seed(4, "voc_svm", name)
+
+        def classifier(cost, random_state=seeded):
             return LinearSVC(C=cost, dual=True, max_iter=2000, class_weight={1: 2, -1: 1}, random_state=random_state)
 
         means = []
