@@ -42,6 +42,7 @@ def worker(rank, root, output):
     dist.init_process_group("gloo", init_method=f"file://{output}/rendezvous", rank=rank, world_size=2)
     place = Place(rank, 2)
     history = run(root, output / "shared", place)
+    dist.barrier()  # rank 0 has saved
     again = run(root, output / "shared", place)
     try:
         run(root, output / "shared" if rank == 0 else output / "another", place)
