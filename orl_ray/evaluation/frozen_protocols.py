@@ -39,8 +39,8 @@ class MultiLabelData:
 
     def describe(self) -> dict[str, Any]:
         """Name the data by what is in it."""
-        counts = {"train": len(self.train.paths), "test": len(self.test.paths), "classes": len(self.train.classes)}
-        return {"set": self.name, **counts, "left_out": list(self.left_out)}
+        splits = {"train": self.train.content(), "test": self.test.content()}
+        return {"set": self.name, **splits, "left_out": list(self.left_out)}
 
 
 def read_voc07(root: Path) -> MultiLabelData:

@@ -1,8 +1,10 @@
 """Images with several labels each, read from the layouts in which PASCAL VOC 2007 and COCO are published."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,12 @@ class MultiLabelImages:
     paths: tuple[Path, ...]
     targets: NDArray[np.int8]
     classes: tuple[str, ...]
+
+    def content(self) -> dict[str, Any]:
+        """Name the split by its numbers of images and classes, and a hash of file names, classes and labels."""
+        names = "\n".join([*(path.name for path in self.paths), *self.classes])
+        hashed = hashlib.sha256(names.encode() + np.ascontiguousarray(self.targets).tobytes())
+        return {"images": len(self.paths), "classes": len(self.classes), "hash": hashed.hexdigest()[:16]}
 
 
 def voc07(root: Path, split: str) -> MultiLabelImages:

@@ -8,10 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 import published_layouts
+import pytest
 
 
 @pytest.fixture
@@ -30,15 +28,8 @@ def test_two_workers_train_linear_probes_and_the_row_says_what_one_process_says(
         command = [sys.executable, "-m", "orl_ray", "evaluate", "linear", "--layout", "imagenet", "--data", str(root)]
         command += ["--weights", "untrained", "--backbone", "resnet18", "--out", str(out), "--workers", str(workers)]
         command += [
-            "--recipe",
-            "last-100",
-            "--seeds",
-            "0",
-            "--set",
-            "epochs=2",
-            "batch=4",
-            "side=32",
-            "learning_rate=1",
+            *("--recipe", "last-100", "--seeds", "0"),
+            *("--set", "epochs=2", "batch=4", "side=32", "learning_rate=1"),
         ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
         assert done.returncode == 0, done.stderr

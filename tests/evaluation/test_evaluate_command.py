@@ -11,10 +11,11 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from orl_ray.__main__ import main
+from orl_ray.embeddings.encoder import FrozenEncoder
 from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.evaluation import commands, recipes
 from orl_ray.evaluation.frozen_features import frozen_features
-from orl_ray.evaluation.frozen_protocols import FrozenEncoder, read_coco
+from orl_ray.evaluation.frozen_protocols import read_coco
 from orl_ray.storage import digest_file
 
 
@@ -54,7 +55,7 @@ def test_svm_on_voc_leaves_a_row_with_every_constant(tmp_path, voc, weights):
     assert protocol["data"]["left_out"] == [
         name for name in published_layouts.VOC_CLASSES if name not in ("cat", "dog")
     ]
-    assert (protocol["data"]["train"], protocol["data"]["test"]) == (15, 6)
+    assert (protocol["data"]["train"]["images"], protocol["data"]["test"]["images"]) == (15, 6)
     scores = by_name(row)
     for feature in ("pooled", "res5"):
         classes = row["details"][f"{feature}, seed 0"]

@@ -42,6 +42,14 @@ def test_voc_labels_agree_with_the_annotations_object_by_object(voc):
             assert row.tolist() == expected
 
 
+def test_the_content_is_named_by_files_and_labels_and_not_by_the_place(voc, tmp_path):
+    again = voc07(published_layouts.voc2007(tmp_path / "again", LABELS), "test")
+    assert voc07(voc, "test").content() == again.content()
+    other = {**LABELS, "test": {"000001": {"dog": 1, "person": 0}, "000002": {"train": 1}}}
+    changed = voc07(published_layouts.voc2007(tmp_path / "other", other), "test")
+    assert changed.content()["hash"] != again.content()["hash"]
+
+
 def test_voc_without_a_class_file_of_an_image_is_refused(voc):
     file = voc / "VOCdevkit/VOC2007/ImageSets/Main/cow_trainval.txt"
     file.write_text("\n".join(file.read_text().splitlines()[1:]))
