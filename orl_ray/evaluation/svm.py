@@ -82,7 +82,7 @@ def svm_scores(
     Raises:
         ValueError: a class has fewer than two positives or two negatives among the fitted images.
     """
-    fitted, queries = _normalised(fit_vectors), _normalised(query_vectors)
+    fitted, queries = svm_features(fit_vectors), svm_features(query_vectors)
     scores = np.empty((len(queries), len(classes)), dtype=np.float64)
     costs = np.empty(len(classes), dtype=np.float64)
     unconverged = 0
@@ -93,7 +93,7 @@ def svm_scores(
         keys = fit_groups if _groups_suffice(fit_groups, positives) else fit_ids
         folds = stratified_folds(keys, positives, FOLDS, seed, name)
         costs[column] = _best_cost(fitted, positives, folds, solver_seed)
-        classifier = _fit(fitted, positives, costs[column], solver_seed)
+        classifier = fit_linear_svm(fitted, positives, costs[column], solver_seed)
         scores[:, column] = classifier.decision_function(queries)
         unconverged += int(classifier.n_iter_ >= MAX_ITERATIONS)
     return SvmScores(scores, costs, unconverged)
@@ -116,14 +116,20 @@ def _best_cost(
         values = []
         for fold in tested:
             inside, outside = folds != fold, folds == fold
-            classifier = _fit(vectors[inside], positives[inside], cost, solver_seed)
+            classifier = fit_linear_svm(vectors[inside], positives[inside], cost, solver_seed)
             values.append(average_precision(classifier.decision_function(vectors[outside]), positives[outside]))
         means.append(float(np.mean(values)))
     return COSTS[int(np.argmax(means))]
 
 
-def _fit(vectors: NDArray[np.float64], positives: NDArray[np.bool_], cost: float, solver_seed: int) -> LinearSVC:
-    classifier = LinearSVC(
+def linear_svm(cost: float, solver_seed: int) -> LinearSVC:
+    """Make a classifier with the constants of the published protocol, not yet fitted.
+
+    Args:
+        cost: the penalty of an error.
+        solver_seed: from 0 to 2**31 - 1; decides the order in which the solver visits the images.
+    """
+    return LinearSVC(
         penalty="l2",
         loss="squared_hinge",
         dual=True,
@@ -134,6 +140,23 @@ def _fit(vectors: NDArray[np.float64], positives: NDArray[np.bool_], cost: float
         intercept_scaling=INTERCEPT_SCALING,
         random_state=solver_seed,
     )
+
+
+def fit_linear_svm(
+    vectors: NDArray[np.float64], positives: NDArray[np.bool_], cost: float, solver_seed: int
+) -> LinearSVC:
+    """Fit a classifier.
+
+    Args:
+        vectors: (m, D) normalised features.
+        positives: (m,) bool, with both sides.
+        cost: the penalty of an error.
+        solver_seed: as in :func:`linear_svm`.
+
+    Returns:
+        A fitted classifier; ``n_iter_`` tells whether it stopped at the limit, which is no error.
+    """
+    classifier = linear_svm(cost, solver_seed)
     with warnings.catch_warnings():
         # Stopping at the limit is part of the protocol; SvmScores.unconverged counts it, so the warning would say it
         # twice.
@@ -141,7 +164,8 @@ def _fit(vectors: NDArray[np.float64], positives: NDArray[np.bool_], cost: float
         return classifier.fit(vectors, np.where(positives, 1, -1))
 
 
-def _normalised(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+def svm_features(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Divide (n, D) features by (their length + 1e-5); return float64."""
     wide = np.asarray(vectors, dtype=np.float64)
     unit: NDArray[np.float64] = wide / (np.linalg.norm(wide, axis=1, keepdims=True) + LENGTH_FLOOR)
     return unit

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from orl_ray.evaluation import knn
+from orl_ray.evaluation.average_precision import average_precision
 from orl_ray.evaluation.knn import knn_scores, unit_rows
 
 
@@ -92,3 +94,25 @@ def test_vectors_of_another_width_are_refused():
 def test_unit_rows_have_length_one_and_zero_rows_stay_zero():
     rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (40, 0.5)])
+def test_scores_equal_scikit_learns_weighted_neighbours(k, temperature):
+    fit, present, queries = problem(5)
+    neighbours = KNeighborsClassifier(
+        k, algorithm="brute", metric="cosine", weights=lambda distances: np.exp((1 - distances) / temperature)
+    ).fit(fit, present.astype(int))
+    shares = np.stack([classes[:, 1] for classes in neighbours.predict_proba(queries)], axis=1)
+    np.testing.assert_allclose(knn_scores(fit, present, queries, k, temperature), shares, atol=1e-9)
+
+
+def test_vectors_without_signal_score_the_share_of_positives_and_perfect_ones_score_one():
+    generator = np.random.default_rng(0)
+    present = generator.random((400, 3)) < 0.25
+    blind = knn_scores(np.ones((300, 4)), present[:300], np.ones((100, 4)), 300, 0.07)
+    perfect = unit_rows(np.hstack([present, ~present]).astype(float))
+    seeing = knn_scores(perfect[:300], present[:300], perfect[300:], 20, 0.07)
+    for column in range(3):
+        truth = present[300:, column]
+        assert average_precision(blind[:, column], truth) == pytest.approx(truth.mean())
+        assert average_precision(seeing[:, column], truth) == 1.0
