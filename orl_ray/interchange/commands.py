@@ -271,7 +271,7 @@ def _tell_export(config: Config, file: JsonFile, exported: Exported) -> None:
 def _import_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orl_ray import",
-        description="Import a file of the reference's JSON into a store whose scenes are done, or an encoder's weights.",
+        description="Import JSON of the reference into a store whose scenes are done, or weights of an encoder.",
     )
     parser.add_argument("kind", choices=(*_KINDS, _ENCODER), help="what the file holds")
     parser.add_argument(

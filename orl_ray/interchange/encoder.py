@@ -1,4 +1,4 @@
-"""An encoder from elsewhere takes the place of image-level pre-training: published weights, or those of a supervised net.
+"""An encoder from elsewhere takes the place of image-level pre-training: published weights, or supervised ones.
 
 It becomes a result of ``image_level`` that no stage made, under a key of its own content, and a run uses it by a pin
 (``freeze=encoder@HASH``), as it uses other imports.
