@@ -15,6 +15,7 @@ _COMMANDS = {
         "take over JSON files of the published reference, or weights from elsewhere",
     ),
     "export": ("orl_ray.interchange.commands", "export_command", "write JSON files as the published reference does"),
+    "embed": ("orl_ray.export.embed_command", "embed_command", "write vectors of images or boxes as Parquet"),
     "export-backbone": (
         "orl_ray.export.commands",
         "export_backbone_command",

@@ -29,24 +29,34 @@ def import_encoder(store: Store, place: str, wanted: Encoder) -> tuple[Imported,
         ValueError: as ``read_encoder``, or the weights are of another network than the settings say.
     """
     found = read_encoder(place)
-    is_like = {"backbone": found.architecture}
+    described = describe(found)
+    differing = [f"encoder.{name}={value}" for name, value in described.items() if getattr(wanted, name) != value]
+    if differing:
+        raise ValueError(f"{place}: to use these weights, set {' '.join(differing)}")
+    return store_encoder(store, found, file_at(place)[1]), found
+
+
+def describe(found: OutsideEncoder) -> dict[str, str | int]:
+    """Return the settings of the section ``encoder`` that weights need: of a projector only where they have one."""
     sizes = {}
     if found.projector:
         sizes = {"hidden": len(found.projector["0.weight"]), "output": len(found.projector["3.weight"])}
-    differing = [
-        f"encoder.{name}={value}" for name, value in (is_like | sizes).items() if getattr(wanted, name) != value
-    ]
-    if differing:
-        raise ValueError(f"{place}: to use these weights, set {' '.join(differing)}")
+    return {"backbone": found.architecture, **sizes}
+
+
+def store_encoder(store: Store, found: OutsideEncoder, name: str) -> Imported:
+    """Write weights as a result of ``image_level``, under a key of their content.
+
+    Args:
+        store: the store.
+        found: the weights.
+        name: of their file, for people.
+    """
     modules = {"online.backbone.": found.backbone.state_dict(), "online.projector.": found.projector}
     tensors = {prefix + name: tensor for prefix, state in modules.items() for name, tensor in state.items()}
     files = {"model.safetensors": save(tensors), "backbone.safetensors": save(found.backbone.state_dict())}
     key = canonical_digest({"encoder": IMPORT, "weights": digest(files["model.safetensors"])})
-    facts = {
-        "history": [],
-        "encoder": is_like | sizes,
-        IMPORT: {"file": file_at(place)[1], "layout": found.layout},
-    }
+    facts = {"history": [], "encoder": describe(found), IMPORT: {"file": name, "layout": found.layout}}
     record = store.write_part(IMAGE_LEVEL, key, 0, files, rows=0, facts=facts)
     store.write_manifest(IMAGE_LEVEL, key, [record])
-    return Imported({IMAGE_LEVEL: [record]}, {IMAGE_LEVEL: key}), found
+    return Imported({IMAGE_LEVEL: [record]}, {IMAGE_LEVEL: key})
