@@ -38,6 +38,9 @@ def vector_stages(boxes: str, kind: str) -> list[Stage]:
     Args:
         boxes: a file of boxes, as :func:`~orl_ray.embeddings.given_boxes.read_boxes` takes it; "" embeds whole images.
         kind: of the vectors' numbers, a name of :data:`KINDS`.
+
+    Raises:
+        FileNotFoundError: there is no such file of boxes.
     """
     inputs = [Input("scenes"), Input("image_level", "collection")]
     sizes = ("embeddings.roi_size",) if boxes else ("embeddings.image_resize", "embeddings.image_crop")
@@ -53,6 +56,7 @@ def vector_stages(boxes: str, kind: str) -> list[Stage]:
     )
     if not boxes:
         return [vectors]
+    content = JsonFile.at(boxes).fingerprint()
     placed = Stage(
         name=GIVEN_BOXES,
         title="read boxes",
@@ -62,7 +66,7 @@ def vector_stages(boxes: str, kind: str) -> list[Stage]:
         scope="collection",
         budget=one_cpu,
         unit="boxes",
-        identity=lambda _config: {"boxes": JsonFile.at(boxes).fingerprint()},
+        identity=lambda _config: {"boxes": content},
         work=partial(_run_given_boxes, boxes),
     )
     return [placed, vectors]

@@ -6,7 +6,6 @@ predictors and target networks, is left out; of the backbone itself every tensor
 
 import io
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -124,10 +123,11 @@ def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
             raise ValueError(f"is no safetensors file: {error}") from error
     try:
         value: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except Exception as error:  # bytes that are no such file raise anything
+        told = " ".join(str(error).split())[:200]
         raise ValueError(
             "is no file of torch.save, or holds more than tensors and plain values, which is never read: "
-            f"{str(error).splitlines()[0]}"
+            f"{type(error).__name__}: {told}"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(wrapper), Mapping):

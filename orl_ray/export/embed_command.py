@@ -28,8 +28,9 @@ from orl_ray.preflight import check_endpoints
 from orl_ray.progress import Console
 from orl_ray.storage import TABLE, Store, StoreError, new_run_id
 
-# Beside the Parquet files: what they hold. Written first, so that an interrupted copy is known and gone on with.
-DESCRIPTION = "vectors.json"
+# Beside the Parquet files: what they hold. Written first, so that an interrupted copy is known and gone on with; what
+# begins with an underscore is left alone by whoever reads the folder as one table.
+DESCRIPTION = "_vectors.json"
 _NEEDED = ("listing", "packed_scenes", "scenes", IMAGE_LEVEL)
 
 
@@ -48,7 +49,8 @@ def embed_command(arguments: Sequence[str]) -> int:
         config = config_of(options, [entry for entry in options.arguments if is_setting(entry)])
         store, folder = Store(config.execution.store), Folder(out)
         config = _with_encoder(config, store, weights)
-        stages = _stages(config, options)
+        stages, description = _stages(config, options), _description(config, options)
+        _check_folder(folder, description)
         check_endpoints(config, store, lambda: needs_of(config, _plans(config, stages, store), Request()))
     except (ValueError, OSError, StoreError, StoreBusyError, PreflightError) as error:
         print(error, file=sys.stderr)
@@ -58,7 +60,7 @@ def embed_command(arguments: Sequence[str]) -> int:
     if code:
         return code
     try:
-        _copy_out(store, {p.stage.name: p for p in runs[0].plans}, folder, _description(config, options))
+        _copy_out(store, {p.stage.name: p for p in runs[0].plans}, folder, description)
     except (ValueError, OSError, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -105,14 +107,22 @@ def _description(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _check_folder(folder: Folder, description: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but vectors of this description, so that two kinds never mix."""
+    names = folder.names()
+    held = json.loads(folder.read(DESCRIPTION)) if DESCRIPTION in names else {}
+    if names and not held.items() >= description.items():
+        differing = [name for name, value in description.items() if held.get(name, value) != value]
+        problem = f"vectors of another {', '.join(differing)}" if differing else "something else"
+        raise ValueError(f"{folder} holds {problem}: name a new folder (what is embedded stays in the store)")
+
+
 def _copy_out(store: Store, plans: dict[str, StagePlan], folder: Folder, description: dict[str, Any]) -> None:
-    """Copy the parts out; a folder that holds other vectors is refused."""
+    """Copy the parts out, one in memory at a time."""
     records = plans[VECTORS].records
     count = sum(record.facts["vectors"] for record in records)
-    description |= {"content_hash": plans[VECTORS].content_hash, "files": len(records), "vectors": count}
-    names = folder.names()
-    if names and (DESCRIPTION not in names or json.loads(folder.read(DESCRIPTION)) != description):
-        raise ValueError(f"{folder} holds something else: name a new folder; the vectors are in the store already")
+    description = description | {"content_hash": plans[VECTORS].content_hash, "files": len(records), "vectors": count}
+    _check_folder(folder, description)
     folder.write(DESCRIPTION, json.dumps(description, indent=1).encode())
     for record in records:
         folder.write(f"part-{record.index:06d}.parquet", store.read_file(VECTORS, record.key, TABLE))

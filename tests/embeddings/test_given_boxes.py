@@ -1,4 +1,4 @@
-"""Boxes from files: either kind reads alike; rounded outwards, laid out by the parts of the scenes, none lost unsaid.
+"""Boxes from files: either kind reads alike; rounded outwards, laid out by part of the scenes, none lost unsaid."""
 
 import json
 
