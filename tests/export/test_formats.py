@@ -121,7 +121,8 @@ def test_detectron2s_network_takes_every_tensor_and_gives_the_same_features(trai
 def test_detectron2_itself_gives_the_same_maps(trained, images, export):
     library("detectron2")
     usage, folder = export("detectron2")
-    names = run_usage(usage.replace('"SyncBN"', '"BN"'), folder)
+    on_cpu = usage.replace('"SyncBN"', '"BN"').replace("model = build", 'cfg.MODEL.DEVICE = "cpu"\nmodel = build')
+    names = run_usage(on_cpu, folder)
     with torch.inference_mode():
         found = names["model"].eval().backbone.bottom_up(images)["res5"]
         assert_same(found, trained.backbone.maps(images))
