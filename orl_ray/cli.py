@@ -95,7 +95,7 @@ def _run_rounds(config: Config, until: str, store: Store, request: Request) -> i
         if config.rounds > 1:
             console.line(f"round {number} of {config.rounds}")
             request = replace(request, round=Round(number, config.rounds, tuple(run.run_id for run in runs)))
-        code = _run(config, stages_of_round(config, until, number), store, console, request, runs)
+        code = run_once(config, stages_of_round(config, until, number), store, console, request, runs)
         following = next_round(config, runs[-1].plans) if not code and number < config.rounds else None
         if following is None:
             break
@@ -103,10 +103,22 @@ def _run_rounds(config: Config, until: str, store: Store, request: Request) -> i
     return code
 
 
-def _run(
+def run_once(
     config: Config, stages: Sequence[Stage], store: Store, console: Console, request: Request, runs: list[RunSummary]
 ) -> int:
-    """Run one round, and add it to the runs so far; return the exit code."""
+    """Run stages, and say how it went.
+
+    Args:
+        config: the config.
+        stages: the graph.
+        store: a prepared store.
+        console: where progress goes.
+        request: what else to do.
+        runs: the runs so far, to which this one is added if it succeeds.
+
+    Returns:
+        The exit code, as of :func:`full_pipeline`.
+    """
     try:
         summary = execute(config, stages, store, console, request)
     except (KeyboardInterrupt, SystemExit) as stop:  # an exit is what Ray makes of SIGTERM, as of ray job stop

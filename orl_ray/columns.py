@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 _BOX = pa.list_(pa.int32(), 4)
 
 
-def vector_column(vectors: NDArray[np.float16]) -> pa.FixedSizeListArray:
-    """Wrap (n, D) float16 vectors as a column, without copying."""
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float16())
+def vector_column(vectors: NDArray[np.floating]) -> pa.FixedSizeListArray:
+    """Wrap (n, D) vectors as a column of their type, without copying."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.from_numpy_dtype(vectors.dtype))
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
 
 

@@ -84,9 +84,9 @@ def resolve_pins(config: Config, store: Store) -> dict[str, Pin]:
     pins, problems = {}, []
     for name, wanted in parse_freeze(config.freeze):
         stage = FREEZABLE[name]
-        pin = _find(store, stage, wanted)
+        pin = find_result(store, stage, wanted)
         if pin is None and stage == IMAGE_LEVEL and wanted:
-            trained = _find(store, OBJECT_LEVEL, wanted)
+            trained = find_result(store, OBJECT_LEVEL, wanted)
             pin = as_encoder(trained) if trained else None
         problem = _mismatch(config, pin) if pin else _not_found(store, name, wanted)
         if problem:
@@ -161,7 +161,14 @@ def grown_share(pin: Pin, images: int) -> float:
     return (images - made_from) / made_from if made_from else 0.0
 
 
-def _find(store: Store, stage: str, wanted: str) -> Pin | None:
+def find_result(store: Store, stage: str, wanted: str) -> Pin | None:
+    """Find a result of a stage, or None where there is none; of an importable stage only what was imported.
+
+    Args:
+        store: the store.
+        stage: name of the stage.
+        wanted: the beginning of its content hash; empty takes what the newest run used.
+    """
     for key in _keys(store, stage, wanted):
         records = store.manifest(stage, key)
         # Results of our own are found by their inputs; one may well hold the same as an imported one.

@@ -129,6 +129,33 @@ def roi_embeddings(width: int) -> pa.Schema:
     )
 
 
+GIVEN_BOXES = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("box", _BOX, nullable=False, metadata={"meaning": "rounded outwards to pixels, within the image"}),
+        pa.field("box_row", pa.int64(), nullable=False, metadata={"meaning": "position in the file of boxes"}),
+    ]
+)
+
+
+def vectors(kind: pa.DataType, width: int) -> pa.Schema:
+    """Return the schema of exported vectors: a row an image, box and its row null, or a row a box of a file.
+
+    Args:
+        kind: of the numbers of a vector.
+        width: how many they are.
+    """
+    return pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("box", _BOX),
+            pa.field("box_row", pa.int64()),
+            pa.field("vector", pa.list_(kind, width), nullable=False, metadata={"meaning": "of unit length"}),
+        ]
+    )
+
+
 def shard_file(shard: int) -> str:
     """Name the file of a part of ``roi_embeddings`` that holds one shard's vectors."""
     return f"shard-{shard:05d}.arrow"

@@ -58,11 +58,13 @@ class MainJob:
         self.ray_folder = ray_folder
         self._processes: list[subprocess.Popen[str]] = []
 
-    def start(self, store: Path, *settings: str, flags: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(
+        self, store: Path, *settings: str, flags: tuple[str, ...] = (), program: tuple[str, ...] = (str(JOB),)
+    ) -> subprocess.Popen[str]:
         environment = {**os.environ, "RAY_TMPDIR": str(self.ray_folder), "HOME": str(self.ray_folder)}
         environment.pop("RAY_ADDRESS", None)
         process = subprocess.Popen(
-            [sys.executable, str(JOB), *flags, f"execution.store={store}", *TINY, *settings],
+            [sys.executable, *program, *flags, f"execution.store={store}", *TINY, *settings],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -72,8 +74,15 @@ class MainJob:
         self._processes.append(process)
         return process
 
-    def run(self, store: Path, *settings: str, flags: tuple[str, ...] = (), code: int = 0) -> str:
-        process = self.start(store, *settings, flags=flags)
+    def run(
+        self,
+        store: Path,
+        *settings: str,
+        flags: tuple[str, ...] = (),
+        code: int = 0,
+        program: tuple[str, ...] = (str(JOB),),
+    ) -> str:
+        process = self.start(store, *settings, flags=flags, program=program)
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, output
         return output

@@ -6,11 +6,11 @@ alone, whoever computes them.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from orl_ray.embeddings.encoder import FrozenEncoder
@@ -22,12 +22,12 @@ class Embedded(NamedTuple):
     """Vectors, and what they cost.
 
     Attributes:
-        vectors: (n, features) float16 of unit length.
+        vectors: (n, features) of unit length, float16 unless asked for otherwise.
         forwards: rows that went through the network, without padding.
         padding: rows that filled the last batch up.
     """
 
-    vectors: NDArray[np.float16]
+    vectors: NDArray[Any]
     forwards: int
     padding: int
 
@@ -46,16 +46,22 @@ def embed(encoder: FrozenEncoder, crops: Iterable[NDArray[np.uint8]], batch_size
     Raises:
         ValueError: a vector is zero or not finite: the network has collapsed or its weights are broken.
     """
-    return embed_blocks(encoder, (to_device(crop[None], encoder.device) for crop in crops), batch_size).vectors
+    vectors: NDArray[np.float16] = embed_blocks(
+        encoder, (to_device(crop[None], encoder.device) for crop in crops), batch_size
+    ).vectors
+    return vectors
 
 
-def embed_blocks(encoder: FrozenEncoder, blocks: Iterable[Tensor], batch_size: int) -> Embedded:
+def embed_blocks(
+    encoder: FrozenEncoder, blocks: Iterable[Tensor], batch_size: int, dtype: DTypeLike = np.float16
+) -> Embedded:
     """Embed blocks of crops, such as all RoIs of an image, as if they came one by one.
 
     Args:
         encoder: the network.
         blocks: (k, S, S, 3) RGB uint8 on the network's device, k at least 0; no more are read than fill a batch.
         batch_size: crops a forward pass.
+        dtype: of the vectors.
 
     Returns:
         The vectors in the order of the crops, and the counts.
@@ -72,8 +78,8 @@ def embed_blocks(encoder: FrozenEncoder, blocks: Iterable[Tensor], batch_size: i
             forwards, padding = forwards + filled, padding + len(batch) - filled
             yield vectors[:filled]
 
-    chunks = [unit(vectors) for vectors in arrived(outputs())]
-    vectors = np.concatenate([np.empty((0, encoder.features), np.float16), *chunks])
+    chunks = [unit(vectors, dtype) for vectors in arrived(outputs())]
+    vectors = np.concatenate([np.empty((0, encoder.features), dtype), *chunks])
     return Embedded(vectors, forwards, padding)
 
 
@@ -90,8 +96,8 @@ def colours(images: Tensor) -> Tensor:
     return planes.contiguous(memory_format=torch.channels_last)
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Scale (n, D) vectors to unit length.
+def unit(vectors: NDArray[np.float32], dtype: DTypeLike = np.float16) -> NDArray[Any]:
+    """Scale (n, D) vectors to unit length, and round them to ``dtype``.
 
     Raises:
         ValueError: a vector is zero or not finite.
@@ -99,7 +105,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise ValueError("the encoder gives zero or non-finite vectors: it has collapsed, or its weights are broken")
-    scaled: NDArray[np.float16] = (vectors / lengths).astype(np.float16)
+    scaled: NDArray[Any] = (vectors / lengths).astype(dtype)
     return scaled
 
 

@@ -1,6 +1,6 @@
 """Folders on local disks, S3 and Google Cloud Storage, behind one small interface."""
 
 from orl_ray.folders.backend import CredentialsError, FileInfo, StorageRefusedError, StorageUnavailableError
-from orl_ray.folders.folder import Folder
+from orl_ray.folders.folder import Folder, file_at
 
-__all__ = ["CredentialsError", "FileInfo", "Folder", "StorageRefusedError", "StorageUnavailableError"]
+__all__ = ["CredentialsError", "FileInfo", "Folder", "StorageRefusedError", "StorageUnavailableError", "file_at"]

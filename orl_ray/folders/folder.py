@@ -139,6 +139,13 @@ class Folder:
         return posixpath.join(key, path).rstrip("/") if path else key
 
 
+def file_at(place: str) -> tuple[Folder, str]:
+    """Return the folder and the name of a file at a local path or URI."""
+    path = place if "://" in place else str(Path(place).absolute())
+    parent, _, name = path.rpartition("/")
+    return Folder(parent or "/"), name
+
+
 def _normal(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     if not separator:

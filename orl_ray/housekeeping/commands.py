@@ -72,9 +72,10 @@ def delete_command(arguments: Sequence[str] | None = None) -> int:
 
 
 def _artifacts() -> list[str]:
+    from orl_ray.embeddings.vector_stages import ARTIFACTS
     from orl_ray.graph import main_job  # imports the whole library
 
-    return [stage.name for stage in main_job("global")]
+    return [*(stage.name for stage in main_job("global")), *ARTIFACTS]
 
 
 def _on_store(place: str, task: str, work: Callable[[Store], None]) -> int:

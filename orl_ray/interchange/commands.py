@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orl_ray.config import Config, flatten
+from orl_ray.interchange.encoder import import_encoder
 from orl_ray.interchange.importing import Imported, import_correspondences, import_neighbors, import_proposals
 from orl_ray.interchange.reading import names_images
 from orl_ray.interchange.writing import (
@@ -18,15 +19,16 @@ from orl_ray.interchange.writing import (
 )
 from orl_ray.occupancy import StoreBusyError, at_work
 from orl_ray.options import add_settings, config_of, is_setting
-from orl_ray.pins import Pin, frozen_needs, parse_freeze, resolve_pins
+from orl_ray.pins import IMAGE_LEVEL, Pin, frozen_needs, parse_freeze, resolve_pins
 from orl_ray.pipeline import IMPORTED, Stage, StagePlan, State, collection_hash, plan, up_to
 from orl_ray.progress import Console, StageProgress
 from orl_ray.rounds import known_rounds
 from orl_ray.scenes.json_file import JsonFile
 from orl_ray.scenes.sources import source_folders
-from orl_ray.storage import PartRecord, Store, StoreError, new_run_id
+from orl_ray.storage import Store, StoreError, new_run_id
 
 _KINDS = ("proposals", "neighbors", "correspondences")
+_ENCODER = "encoder"
 _RUN_UNTIL = {"proposals": "rois", "neighbors": "correspondences", "correspondences": "object_level"}
 
 
@@ -73,6 +75,9 @@ def _import(options: argparse.Namespace) -> None:
     files = [JsonFile.at(entry) for entry in options.files if not is_setting(entry)]
     if not files:
         raise ValueError("name the file to import")
+    if options.kind == _ENCODER:
+        _import_encoder(config, files, options.order)
+        return
     if options.kind == "neighbors" and len(files) > 1:
         raise ValueError("a k-NN file is one file: import one")
     if options.order and options.kind != "proposals":
@@ -89,9 +94,29 @@ def _import(options: argparse.Namespace) -> None:
             imported = import_neighbors(store, scenes.records, files[0], progress)
         else:
             imported = import_correspondences(store, scenes.records, files, progress)
-        record = _run_record(config, run_id, scenes.records, imported, time.monotonic() - started)
-        store.write_run(run_id, record)
+        inputs = {"scenes": collection_hash(scenes.records)}
+        store.write_run(run_id, _run_record(config, run_id, inputs, imported, time.monotonic() - started))
     _tell_import(config, store, options.kind, imported)
+
+
+def _import_encoder(config: Config, files: Sequence[JsonFile], order: Sequence[str]) -> None:
+    if len(files) > 1 or order:
+        raise ValueError("an encoder is one file, which needs no --order")
+    store, started, run_id = Store(config.execution.store), time.monotonic(), new_run_id()
+    store.prepare()
+    with at_work(store, run_id, config.execution.lease_seconds):
+        imported, encoder = import_encoder(store, str(files[0]), config.encoder)
+        store.write_run(run_id, _run_record(config, run_id, {}, imported, time.monotonic() - started))
+    (key, content) = imported.keys[IMAGE_LEVEL], imported.content_hash(IMAGE_LEVEL)
+    projector = (
+        "with its projector" if encoder.projector else "without a projector: images are compared by the backbone"
+    )
+    print(f"{encoder.architecture} of layout {encoder.layout}, {projector}: {store.root}/{IMAGE_LEVEL}/{key}")
+    others = [entry for entry in config.freeze.split(",") if entry and not entry.startswith(_ENCODER)]
+    print(
+        "To use it, add freeze to the settings of a run; it takes the place of image-level pre-training:\n"
+        f"  freeze={','.join([*others, f'{_ENCODER}@{content}'])}"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -183,7 +208,7 @@ def _annotations(config: Config, store: Store) -> list[JsonFile]:
 
 
 def _run_record(
-    config: Config, run_id: str, scenes: Sequence[PartRecord], imported: Imported, seconds: float
+    config: Config, run_id: str, inputs: Mapping[str, str], imported: Imported, seconds: float
 ) -> dict[str, Any]:
     """Record an import as a run, so that ``freeze`` finds it without a hash, and no clean-up takes it for garbage."""
     versions: Mapping[str, int] = {stage.name: stage.version for stage in _stages(config, tuple(imported.records))}
@@ -202,7 +227,7 @@ def _run_record(
                 "key": imported.keys[name],
                 "version": versions[name],
                 "settings": {},
-                "inputs": {"scenes": collection_hash(scenes)},
+                "inputs": dict(inputs),
                 "content_hash": imported.content_hash(name),
                 "rows": sum(record.rows for record in records),
                 "parts": {record.index: record.key for record in records},
@@ -246,9 +271,9 @@ def _tell_export(config: Config, file: JsonFile, exported: Exported) -> None:
 def _import_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orl_ray import",
-        description="Import a file of the reference's JSON into a store whose scenes are done.",
+        description="Import JSON of the reference into a store whose scenes are done, or weights of an encoder.",
     )
-    parser.add_argument("kind", choices=_KINDS, help="what the file holds")
+    parser.add_argument("kind", choices=(*_KINDS, _ENCODER), help="what the file holds")
     parser.add_argument(
         "files",
         nargs="+",

@@ -11,10 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from orl_ray.folders import Folder
+from orl_ray.folders import Folder, file_at
 from orl_ray.storage import digest_file
 
 CHUNK_BYTES = 2**20
@@ -35,9 +34,7 @@ class JsonFile:
     @classmethod
     def at(cls, place: str) -> "JsonFile":
         """Return the file at a local path or URI."""
-        path = place if "://" in place else str(Path(place).absolute())
-        parent, _, name = path.rpartition("/")
-        return cls(Folder(parent or "/"), name)
+        return cls(*file_at(place))
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}"
