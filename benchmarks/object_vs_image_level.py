@@ -23,7 +23,7 @@ from benchmarks.proof.table import render
 from orl_ray.settings import load
 
 SIZES = (
-    "generated.images=600",
+    "generated.images=400",
     "mining.skip_near_duplicates=false",
     "image_level.epochs=10",
     "image_level.batch_size=32",
