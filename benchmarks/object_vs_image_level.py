@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True, help="folder for all that is made; a second call goes on")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--probe-scenes", type=int, default=1000, help="scenes of the validation split to render")
+    parser.add_argument("--probe-scenes", type=int, default=800, help="scenes of the validation split to render")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     parser.add_argument("--threads", type=int, default=1, help="of torch; on busy cores several slow each other down")
     parser.add_argument("settings", nargs="*", metavar="name=value")

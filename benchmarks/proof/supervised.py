@@ -30,6 +30,7 @@ def train_supervised(
     seed: int,
     training_set: TrainingSet,
     present: Tensor,
+    device: torch.device,
     checkpoints: CheckpointStore,
     on_step: OnStep,
     checkpoint_seconds: float,
@@ -42,6 +43,7 @@ def train_supervised(
         seed: of the draws and the first weights; the backbone's first weights are BYOL's.
         training_set: the images.
         present: (N, C) float, 1 where the image at a position shows a class.
+        device: where it computes; on a GPU in bfloat16, as the others.
         checkpoints: read at the start, written to now and then and at the end.
         on_step: called after every step.
         checkpoint_seconds: shortest time between two checkpoints, but for the last one.
@@ -51,7 +53,7 @@ def train_supervised(
     """
     stream = SampleStream(seed, STAGE, len(training_set), settings.batch_size)
     schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
-    state = _State(settings, encoder, seed, present.shape[1])
+    state = _State(settings, encoder, seed, present.shape[1], device)
     if (latest := checkpoints.latest()) is not None:
         state.restore(latest)
     maker = ViewMaker(training_set, seed, STAGE, (GLOBAL,), settings.view_size)
@@ -60,9 +62,8 @@ def train_supervised(
         for batch in batches:
             positions = torch.cat([torch.from_numpy(part.positions) for part in stream.batch(batch.step)])
             views = zip(batch.images[GLOBAL], batch.parameters[GLOBAL], strict=True)
-            loss = state.learn(
-                [augment(*view) for view in views], present[positions], schedule.learning_rate(batch.step)
-            )
+            augmented = [augment(images.to(device), parameters) for images, parameters in views]
+            loss = state.learn(augmented, present[positions].to(device), schedule.learning_rate(batch.step))
             on_step(state.step, schedule.total, {"loss": loss})
             if state.step < schedule.total and monotonic() - saved >= checkpoint_seconds:
                 checkpoints.save(state.checkpoint())
@@ -75,12 +76,15 @@ def train_supervised(
 class _State:
     """Everything that the training changes."""
 
-    def __init__(self, settings: config.ImageLevel, encoder: config.Encoder, seed: int, classes: int) -> None:
+    def __init__(
+        self, settings: config.ImageLevel, encoder: config.Encoder, seed: int, classes: int, device: torch.device
+    ) -> None:
         self.backbone = build_backbone(encoder.backbone)
         self.classifier = nn.Linear(self.backbone.features, classes)
         initialise(self.backbone, seed, "image_level", "backbone")
         initialise(self.classifier, seed, STAGE, "classifier")
-        self._network = nn.Sequential(self.backbone, self.classifier).to(memory_format=torch.channels_last)
+        self._network = nn.Sequential(self.backbone, self.classifier)
+        self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = torch.optim.SGD(
             self._network.parameters(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -91,8 +95,11 @@ class _State:
 
     def learn(self, views: list[Tensor], present: Tensor, rate: float) -> float:
         """Do one step on two views of a batch, which are batches of their own for batch norm; return the loss."""
-        scores = [self._network(view.contiguous(memory_format=torch.channels_last)) for view in views]
-        loss = torch.stack([functional.binary_cross_entropy_with_logits(each, present) for each in scores]).mean()
+        device = present.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            scores = [self._network(view.contiguous(memory_format=torch.channels_last)) for view in views]
+        losses = [functional.binary_cross_entropy_with_logits(each.float(), present) for each in scores]
+        loss = torch.stack(losses).mean()
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.param_groups[0]["lr"] = rate
@@ -103,7 +110,10 @@ class _State:
 
     def checkpoint(self) -> Checkpoint:
         """Copy the state."""
-        tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in self._named()}
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in self._named()
+        }
         return Checkpoint(self.step, tensors, list(self._history))
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -25,6 +25,7 @@ from orl_ray.scenes.decode import crop_resize, decode
 RECORD = "training.json"
 STATISTICS_IMAGES = 256
 _CHECKPOINT_SECONDS = 30.0
+_LOADER_THREADS = 1
 _KEPT = ("online.backbone.", "online.projector.")
 
 ReadLabels = Callable[[], Tensor]
@@ -52,28 +53,34 @@ def train_arm(
     """
     if (folder / RECORD).is_file():
         return
-    checkpoints = FolderCheckpoints(folder / "checkpoints")
+    checkpoints, on_step = FolderCheckpoints(folder / "checkpoints"), _progress(arm.name)
+    device = torch.device("cuda" if whole.execution.use_gpu else "cpu")
     if arm.method == "untrained":
         tensors = fresh_weights(whole, _statistics_images(whole, training_set))
     elif arm.method == "supervised":
-        labels = read_labels()
-        on_step = _progress(arm.name)
         tensors = train_supervised(
-            settings, whole.encoder, whole.seed, training_set, labels, checkpoints, on_step, _CHECKPOINT_SECONDS
+            settings,
+            whole.encoder,
+            whole.seed,
+            training_set,
+            read_labels(),
+            device,
+            checkpoints,
+            on_step,
+            _CHECKPOINT_SECONDS,
         )
     else:
-        stage = "object_level" if arm.method == "orl" else "image_level"
         tensors = train(
             settings,
             whole.encoder,
-            stage,
+            "object_level" if arm.method == "orl" else "image_level",
             whole.seed,
             training_set,
             checkpoints,
-            Place(),
-            _progress(arm.name),
+            Place(device=device),
+            on_step,
             _CHECKPOINT_SECONDS,
-            1,
+            _LOADER_THREADS,
         )
     latest = checkpoints.latest()
     _keep(folder, tensors, latest.history if latest else [])
