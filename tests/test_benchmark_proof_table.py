@@ -98,7 +98,11 @@ def test_the_same_backbone_scores_the_same_and_scenes_are_of_the_validation_spli
     assert json.loads((tmp_path / "scenes" / "instances.json").read_bytes())["info"]["split"] == "validation"
 
 
-def test_the_page_in_the_docs_shows_the_committed_result():
-    result = json.loads((ROOT / "benchmarks" / "results" / "first_look.json").read_bytes())
+def test_the_page_in_the_docs_shows_the_committed_result_and_no_other():
+    committed = ROOT / "benchmarks" / "results" / "first_look.json"
     page = (ROOT / "docs" / "first-look.md").read_text(encoding="utf-8")
-    assert all(table in page for table in render(result).split("\n\n"))
+    if committed.exists():
+        assert all(table in page for table in render(json.loads(committed.read_bytes())).split("\n\n"))
+    else:
+        assert "mAP, k-NN" not in page
+        assert "still to be made" in page
