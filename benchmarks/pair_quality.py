@@ -84,13 +84,13 @@ def main() -> int:
     return 0
 
 
-def read_objects(annotations: Path, sizes: Mapping[int, tuple[int, int]], person: str) -> dict[int, Objects]:
+def read_objects(annotations: Path, sizes: Mapping[int, tuple[int, int]], person: str | None) -> dict[int, Objects]:
     """Read the objects of the images of a store.
 
     Args:
         annotations: a COCO JSON.
         sizes: image id -> (width, height) of the images that are wanted.
-        person: name of the class that is left out.
+        person: name of the class that is left out; None where there is no such class.
 
     Returns:
         Image id -> its objects, without crowds and persons; images that have none are left out.
@@ -100,7 +100,7 @@ def read_objects(annotations: Path, sizes: Mapping[int, tuple[int, int]], person
     """
     file = json.loads(annotations.read_bytes())
     left_out = {entry["id"] for entry in file["categories"] if entry["name"] == person}
-    if not left_out:
+    if person is not None and not left_out:
         raise ValueError(f"{annotations}: no class is called {person!r}")
     annotated = {entry["id"]: (entry["width"], entry["height"]) for entry in file["images"]}
     for image_id, size in sizes.items():

@@ -1,0 +1,1 @@
+"""Does object-level pre-training beat image-level pre-training? The arms, their training, scores and table."""
