@@ -177,7 +177,7 @@ def summary(
     }
 
 
-def _train(settings: config.Config, folder: Path, arm: Arm, own: config.ImageLevel) -> None:
+def _train(settings: config.Config, folder: Path, arm: Arm, own: config.Pretraining) -> None:
     training_set = TrainingSet.open(folder / "sets" / arm.pairs)
 
     def read() -> Tensor:

@@ -19,7 +19,7 @@ from orl_ray.pretraining.objectives import GLOBAL, OnlineTarget, term_weights
 _SAMPLES = 2  # batch norm needs two
 
 
-def byol_flops(encoder: config.Encoder, settings: config.ImageLevel) -> float:
+def byol_flops(encoder: config.Encoder, settings: config.Pretraining) -> float:
     """Return the FLOPs of one sample's step, of BYOL or ORL, by the settings' type and loss weights."""
     weights = term_weights(settings)
     network = OnlineTarget(encoder, tuple(weights), 0, "flops")
@@ -33,7 +33,7 @@ def byol_flops(encoder: config.Encoder, settings: config.ImageLevel) -> float:
     return _counted(step)
 
 
-def supervised_flops(encoder: config.Encoder, settings: config.ImageLevel, classes: int) -> float:
+def supervised_flops(encoder: config.Encoder, settings: config.Pretraining, classes: int) -> float:
     """Return the FLOPs of one sample's step, two views, of a backbone with a linear classifier."""
     backbone = build_backbone(encoder.backbone)
     network = nn.Sequential(backbone, nn.Linear(backbone.features, classes))
@@ -59,7 +59,7 @@ def orl_flops(settings: config.Config, images: int, rois: int) -> Mapping[str, f
     return {"stage_1": stage_1, "embedding": embedding_flops(settings, images, rois), "stage_3": stage_3}
 
 
-def _side(settings: config.ImageLevel, term: str) -> int:
+def _side(settings: config.Pretraining, term: str) -> int:
     return settings.patch_size if term != GLOBAL and isinstance(settings, config.ObjectLevel) else settings.view_size
 
 

@@ -15,7 +15,7 @@ from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
 from orl_ray.pretraining.loop import OnStep
 from orl_ray.pretraining.objectives import GLOBAL
 from orl_ray.pretraining.prefetch import view_batches
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 from orl_ray.pretraining.schedules import Schedule
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.views import ViewMaker
@@ -52,17 +52,18 @@ def train_supervised(
         The tensors of the final checkpoint: ``online.backbone.*``, ``classifier.*`` and ``optimizer.*``.
     """
     stream = SampleStream(seed, STAGE, len(training_set), settings.batch_size)
-    schedule = Schedule.of(settings, len(training_set), stream.total_steps(settings.epochs))
+    schedule = Schedule.of(settings, stream)
     state = _State(settings, encoder, seed, present.shape[1], device)
     if (latest := checkpoints.latest()) is not None:
         state.restore(latest)
     maker = ViewMaker(training_set, seed, STAGE, (GLOBAL,), settings.view_size)
+    shares = [Share(step) for step in range(state.step, schedule.total)]
     saved = monotonic()
-    with closing(view_batches(maker, stream, range(state.step, schedule.total), threads=1)) as batches:
+    with closing(view_batches(maker, stream, shares, threads=1)) as batches:
         for batch in batches:
             positions = torch.cat([torch.from_numpy(part.positions) for part in stream.batch(batch.step)])
-            views = zip(batch.images[GLOBAL], batch.parameters[GLOBAL], strict=True)
-            augmented = [augment(images.to(device), parameters) for images, parameters in views]
+            views = zip(batch.images_on(device)[GLOBAL], batch.parameters[GLOBAL], strict=True)
+            augmented = [augment(images, parameters) for images, parameters in views]
             loss = state.learn(augmented, present[positions].to(device), schedule.learning_rate(batch.step))
             on_step(state.step, schedule.total, {"loss": loss})
             if state.step < schedule.total and monotonic() - saved >= checkpoint_seconds:

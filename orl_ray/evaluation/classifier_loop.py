@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orl_ray.embeddings.vectors import colours
-from orl_ray.encoders.backbones import Backbone
+from orl_ray.encoders.backbone import Backbone
 from orl_ray.evaluation.classifier import Classifier
 from orl_ray.evaluation.image_views import central, views
 from orl_ray.evaluation.recipes import Recipe
@@ -17,7 +17,7 @@ from orl_ray.evaluation.single_label_layouts import LabelledImages
 from orl_ray.evaluation.training_views import STAGE, TrainingBatch, training_batches, training_input
 from orl_ray.pretraining.checkpoints import Checkpoint, CheckpointStore
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 
 TOP = 5
 _MOMENTUM = "momentum_buffer"
@@ -68,14 +68,17 @@ def train_classifier(
     """
     if train.classes != test.classes:
         raise ValueError(f"trained on {len(train.classes)} classes, scored on {len(test.classes)} others")
-    stream = SampleStream(seed, f"evaluation {STAGE}", len(train), recipe.batch, place.size)
+    if recipe.batch % place.size:
+        raise ValueError(f"the batch of {recipe.batch} does not divide by {place.size} training processes")
+    stream = SampleStream(seed, f"evaluation {STAGE}", len(train), recipe.batch)
     total = stream.total_steps(recipe.epochs)
     state = _State(Classifier(backbone, recipe, len(train.classes), seed), recipe, place)
     state.resume(checkpoints, total)
     scored_at = {stream.total_steps(epoch) for epoch in range(recipe.score_every, recipe.epochs, recipe.score_every)}
     network = place.parallel(state.classifier)
+    shares = [Share(step, place.rank, place.size) for step in range(state.step, total)]
     saved = time.monotonic()
-    with closing(training_batches(train, recipe, stream, range(state.step, total), place.rank, threads)) as batches:
+    with closing(training_batches(train, recipe, stream, shares, threads)) as batches:
         for batch in batches:
             _step(state, network, batch, recipe.rate(state.step * recipe.batch / len(train)))
             if state.step in scored_at or state.step == total:

@@ -1,7 +1,7 @@
 """What a classifier is trained on: crops, flips and changes of colour, each keyed by the image and the epoch."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from orl_ray.evaluation.recipes import Recipe
 from orl_ray.evaluation.single_label_layouts import LabelledImages
 from orl_ray.pretraining.augmentation import Parameters, augment, concatenate
 from orl_ray.pretraining.crops import random_resized_crops
-from orl_ray.pretraining.sampling import LapSamples, SampleStream
+from orl_ray.pretraining.sampling import LapSamples, SampleStream, Share
 from orl_ray.scenes.decode import crop_resize
 
 STAGE = "classifier"
@@ -45,20 +45,19 @@ class TrainingBatch:
 
 
 def training_batches(
-    images: LabelledImages, recipe: Recipe, stream: SampleStream, steps: range, rank: int, threads: int
+    images: LabelledImages, recipe: Recipe, stream: SampleStream, shares: Iterable[Share], threads: int
 ) -> Generator[TrainingBatch]:
-    """Make the batches of some steps, in order, two ahead.
+    """Make some batches, or parts of batches, in order, two ahead.
 
     Args:
         images: what is trained on.
         recipe: says what views look like.
         stream: says which images a step takes.
-        steps: the steps wanted.
-        rank: number of this process.
+        shares: what is wanted.
         threads: threads that decode and cut.
 
     Yields:
-        One batch a step.
+        One batch a share.
 
     Raises:
         ValueError: an image cannot be read.
@@ -80,8 +79,8 @@ def training_batches(
         return training_crop(image, stream.seed, lap, ids[position : position + 1], recipe.side)
 
     try:
-        for step in steps:
-            samples = stream.share(step, rank)
+        for share in shares:
+            samples = stream.share(share)
             places = [(part.lap, int(position)) for part in samples for position in part.positions]
             pending.append((samples, [executor.submit(crop, *place) for place in places]))
             if len(pending) > _AHEAD:

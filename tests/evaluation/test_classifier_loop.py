@@ -10,7 +10,8 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from orl_ray.embeddings.vectors import colours
-from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
+from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.evaluation.classifier import Classifier
 from orl_ray.evaluation.classifier_loop import score, train_classifier
 from orl_ray.evaluation.image_views import central, read
@@ -20,7 +21,7 @@ from orl_ray.evaluation.single_label_layouts import imagenet
 from orl_ray.evaluation.training_views import training_batches, training_input
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.place import Place
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 
 LAST = replace(LINEAR["imagenet"]["last-100"], epochs=4, batch=6, side=32, learning_rate=0.5, milestones=(3,))
 LAYERED = replace(LINEAR["imagenet"]["layers-28"], epochs=1, batch=3)
@@ -90,7 +91,7 @@ def test_two_steps_are_those_of_sgd_on_the_cross_entropy_by_hand(splits):
     weight, bias = (classifier.heads["last"].state_dict()[name].double().numpy().copy() for name in ("weight", "bias"))
     momenta = [np.zeros_like(weight), np.zeros_like(bias)]
     stream = SampleStream(0, "evaluation classifier", 12, 6)
-    for batch in training_batches(train, recipe, stream, range(2), 0, 1):
+    for batch in training_batches(train, recipe, stream, [Share(0), Share(1)], 1):
         with torch.no_grad():
             features = classifier.backbone(training_input(batch, HERE)).double().numpy()
         logits = features @ weight.T + bias
@@ -164,7 +165,7 @@ def test_five_classifiers_are_trained_and_scored_at_once(splits):
     assert tensors["heads.res2.norm.num_batches_tracked"] == 1
     alone = Classifier(untrained(), LAYERED, 3, 0)
     stream = SampleStream(0, "evaluation classifier", 3, 3)
-    (batch,) = training_batches(part[0], LAYERED, stream, range(1), 0, 1)
+    (batch,) = training_batches(part[0], LAYERED, stream, [Share(0)], 1)
     loss = torch.nn.functional.cross_entropy(alone.train()(training_input(batch, HERE))["res4"], batch.labels)
     (gradient,) = torch.autograd.grad(loss, alone.heads["res4"].linear.weight)
     expected = gradient + 1e-4 * alone.heads["res4"].linear.weight.detach()

@@ -18,7 +18,7 @@ from orl_ray.evaluation.training_views import (
     training_crop,
     training_input,
 )
-from orl_ray.pretraining.sampling import SampleStream
+from orl_ray.pretraining.sampling import SampleStream, Share
 
 RECIPE = replace(LINEAR["imagenet"]["layers-28"], batch=4, side=24)
 PLAIN = replace(LINEAR["places205"]["layers-14"], batch=4, side=24)
@@ -30,8 +30,8 @@ def images(tmp_path_factory):
 
 
 def batches(images, steps, rank=0, size=1, threads=2):
-    stream = SampleStream(0, "evaluation classifier", len(images), 4, size)
-    return list(training_batches(images, PLAIN, stream, steps, rank, threads))
+    stream = SampleStream(0, "evaluation classifier", len(images), 4)
+    return list(training_batches(images, PLAIN, stream, [Share(step, rank, size) for step in steps], threads))
 
 
 def test_batches_hold_the_images_of_their_step_with_their_labels(images):
