@@ -25,7 +25,7 @@ _MOMENTUM = "momentum_buffer"
 
 
 def train_supervised(
-    settings: config.ImageLevel,
+    settings: config.Pretraining,
     encoder: config.Encoder,
     seed: int,
     training_set: TrainingSet,
@@ -78,7 +78,7 @@ class _State:
     """Everything that the training changes."""
 
     def __init__(
-        self, settings: config.ImageLevel, encoder: config.Encoder, seed: int, classes: int, device: torch.device
+        self, settings: config.Pretraining, encoder: config.Encoder, seed: int, classes: int, device: torch.device
     ) -> None:
         self.backbone = build_backbone(encoder.backbone)
         self.classifier = nn.Linear(self.backbone.features, classes)

@@ -34,7 +34,7 @@ ReadLabels = Callable[[], Tensor]
 
 def train_arm(
     arm: Arm,
-    settings: config.ImageLevel,
+    settings: config.Pretraining,
     whole: config.Config,
     training_set: TrainingSet,
     folder: Path,
