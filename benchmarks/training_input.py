@@ -1,9 +1,9 @@
 """What a core makes of training samples: this project's input path against the published recipe on Pillow.
 
-``python -m benchmarks.training_input --images FOLDER [--limit 48] [--rounds 3] [--margin 1.0]`` makes a training set of
-N photographs: RoIs by selective search and the filter, as the stages do it, and pairs between RoIs of images drawn at
-random. Then, on one thread, block by block of 8 samples in turn, for both stages (2 views of 224 pixels; and 4 of 96
-beside them):
+``python -m benchmarks.training_input --images FOLDER [--limit 48] [--rounds 3] [--margin 1.0] [--loaders N]`` makes a
+training set of photographs: RoIs by selective search and the filter, as the stages do it, and pairs between RoIs of
+images drawn at random. Then, on one thread, block by block of 8 samples in turn, for both stages (2 views of 224
+pixels; and 4 of 96 beside them):
 
 - ``pil``: ``benchmarks.pil_recipe``, per sample on the host, up to uint8 views;
 - ``ours``: what a loader does, decoding and cutting to uint8 views;
@@ -12,6 +12,12 @@ beside them):
   every crop keeps so many times the pixels of its view.
 
 The device's share is measured on the same core: normalising for ``pil``, all of the augmentation for the others.
+
+With ``--loaders N``, N threads and N processes make object-level batches in turn, after their first one; wall time.
+
+``pieces`` are CPU milliseconds of one piece of work, by what stood there before and by what stands there now: decoding
+a photograph by Pillow and by ``decode_known``; cutting a view of 224 pixels by Pillow and by torch, with the mean and
+largest difference in levels of 255; augmenting an object-level sample by operations on batches and by the kernel.
 
 The last line is a JSON object. For each stage and side: samples a second of CPU time, of the host's share and end to
 end; the ratios to ``pil``, medians over the blocks with their range; and for ``reduced`` the share of images that
@@ -26,7 +32,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,26 +42,30 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.pil_recipe import PilRecipe
 from orl_ray import config, draws
 from orl_ray.encoders.normalisation import normalise
-from orl_ray.pretraining.augmentation import augment
-from orl_ray.pretraining.cutting import reduction_for
+from orl_ray.pretraining.augmentation import Parameters, augment, augment_on_device
+from orl_ray.pretraining.cutting import crop_resize, reduction_for
 from orl_ray.pretraining.objectives import GLOBAL, INTER, INTRA
-from orl_ray.pretraining.sampling import LapSamples
+from orl_ray.pretraining.prefetch import view_batches
+from orl_ray.pretraining.sampling import LapSamples, SampleStream, Share
 from orl_ray.pretraining.training_set import META, TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import Crops, ViewMaker
 from orl_ray.proposals.ranking import rank
 from orl_ray.proposals.roi_filter import filter_rois
 from orl_ray.proposals.selective_search import propose
-from orl_ray.scenes.decode import decode
+from orl_ray.scenes.decode import crop_resize as pillow_crop_resize
+from orl_ray.scenes.decode import decode, decode_known
 
 _T = TypeVar("_T")
 _MAX_PIXELS = 100_000_000
 _BLOCK = 8
 _NEIGHBORS = 3
+_LOADED = 12  # batches that a loader is timed on
 _WANTED, _WANTED_END_TO_END = 2.0, 1.3
 STAGES = {"image_level": (GLOBAL,), "object_level": (GLOBAL, INTRA, INTER)}
 SIDES = ("pil", "ours", "kept", "reduced")
@@ -73,6 +85,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=48, help="photographs, the first by name")
     parser.add_argument("--rounds", type=int, default=3, help="times that each image is an anchor")
     parser.add_argument("--margin", type=float, default=1.0, help="decode_margin of the side reduced")
+    parser.add_argument("--loaders", type=int, default=0, help="compare so many threads with so many processes")
     options = parser.parse_args()
     files = sorted(path for path in options.images.iterdir() if path.is_file())[: options.limit]
     if len(files) < _BLOCK:
@@ -85,6 +98,9 @@ def main() -> int:
         result: dict[str, Any] = {"images": len(files), "rounds": options.rounds, "margin": options.margin}
         for stage, terms in STAGES.items():
             result[stage] = _compare(training_set, decoded, stage, terms, options)
+        result["pieces"] = _pieces(training_set)
+        if options.loaders:
+            result["loaders"] = _loaders(training_set, options.loaders, options.rounds)
     ours = result["object_level"]["ours"]
     result["passes"] = ours["times_pil"] >= _WANTED and ours["times_pil_end_to_end"] >= _WANTED_END_TO_END
     print(json.dumps(result))
@@ -168,15 +184,22 @@ def _pil_block(recipe: PilRecipe, positions: list[int], seconds: Seconds) -> Non
 def _our_block(maker: ViewMaker, lap: int, positions: list[int], seconds: Seconds) -> list[Crops]:
     samples = _timed(lambda: [maker.crops(lap, position) for position in positions], seconds.host)
 
-    def on_device() -> None:
-        parameters = maker.parameters([LapSamples(lap, np.array(positions))])
-        for term in maker.terms:
-            for view in (0, 1):
-                images = torch.from_numpy(np.stack([sample[term][view] for sample in samples])).permute(0, 3, 1, 2)
-                augment(images, parameters[term][view])
-
-    _timed(on_device, seconds.device)
+    _timed(lambda: _augment(maker, samples, lap, positions, augment), seconds.device)
     return samples
+
+
+def _augment(
+    maker: ViewMaker,
+    samples: list[Crops],
+    lap: int,
+    positions: list[int],
+    operation: Callable[[Tensor, Parameters], Tensor],
+) -> None:
+    parameters = maker.parameters([LapSamples(lap, np.array(positions))])
+    for term in maker.terms:
+        for view in (0, 1):
+            images = torch.from_numpy(np.stack([sample[term][view] for sample in samples])).permute(0, 3, 1, 2)
+            operation(images, parameters[term][view])
 
 
 def _timed(work: Callable[[], _T], seconds: list[float]) -> _T:
@@ -213,6 +236,54 @@ def _speeds(seconds: Seconds, pil: Seconds) -> dict[str, Any]:
         result[f"times_pil{suffix}"] = round(float(np.median(ratios)), 2)
         result[f"times_pil_range{suffix}"] = [round(float(ratios.min()), 2), round(float(ratios.max()), 2)]
     return result
+
+
+def _pieces(training_set: TrainingSet) -> dict[str, Any]:
+    maker = ViewMaker(training_set, 0, "object_level", STAGES["object_level"], 224, 96)
+    positions = list(range(len(training_set)))
+    cost: dict[str, list[float]] = {name: [] for name in ("pillow", "known", "cut_pillow", "cut_torch")}
+    differences = []
+    for position in positions:
+        data = training_set.image_bytes(position)
+        image = _timed(partial(decode, data, _MAX_PIXELS), cost["pillow"])
+        _timed(partial(decode_known, data, _MAX_PIXELS), cost["known"])
+        box = maker.cuts(0, position)[GLOBAL][0].box
+        one = _timed(partial(pillow_crop_resize, image, box, 224), cost["cut_pillow"])
+        other = _timed(partial(crop_resize, image, box, 224), cost["cut_torch"])
+        differences.append(np.abs(one.astype(np.int16) - other))
+    samples = [maker.crops(0, position) for position in positions[:_BLOCK]]
+    augmenting: dict[str, list[float]] = {"batched": [], "kernel": []}
+    for name, operation in (("batched", augment_on_device), ("kernel", augment)):
+        _augment(maker, samples, 0, positions[:_BLOCK], operation)  # the first call compiles, or allocates
+        _timed(partial(_augment, maker, samples, 0, positions[:_BLOCK], operation), augmenting[name])
+    return {
+        "decode_ms": {name: _mean_ms(cost[name], 1) for name in ("pillow", "known")},
+        "cut_ms": {name: _mean_ms(cost[f"cut_{name}"], 1) for name in ("pillow", "torch")},
+        "cut_difference": {"mean": round(float(np.mean(differences)), 3), "largest": int(np.max(differences))},
+        "augment_ms": {name: _mean_ms(seconds, _BLOCK) for name, seconds in augmenting.items()},
+    }
+
+
+def _mean_ms(seconds: list[float], items: int) -> float:
+    return round(1000 * float(np.mean(seconds)) / items, 2)
+
+
+def _loaders(training_set: TrainingSet, count: int, rounds: int) -> dict[str, Any]:
+    """Time threads and processes in turn; and, on one thread, the draws of a sample, which hold Python's lock."""
+    maker = ViewMaker(training_set, 0, "object_level", STAGES["object_level"], 224, 96)
+    stream = SampleStream(0, "object_level", len(training_set), _BLOCK)
+    rates: dict[str, list[float]] = {"threads": [], "processes": []}
+    for _ in range(rounds):
+        for name, found in rates.items():
+            shares, processes = map(Share, range(_LOADED + 1)), count if name == "processes" else 0
+            with closing(view_batches(maker, stream, shares, threads=count, processes=processes)) as batches:
+                next(batches)
+                started = time.perf_counter()
+                found.append(_BLOCK * sum(1 for _ in batches) / (time.perf_counter() - started))
+    draw: list[float] = []
+    _timed(lambda: [maker.cuts(0, position) for position in range(len(training_set))], draw)
+    medians = {f"{name}_samples_a_second": round(float(np.median(found)), 1) for name, found in rates.items()}
+    return {"count": count, **medians, "draws_ms_a_sample": round(1000 * draw[0] / len(training_set), 2)}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from orl_ray.mining.matching import pair_count
 from orl_ray.pipeline import State
 from orl_ray.pretraining import export
 from orl_ray.pretraining.export import export_training_set
-from orl_ray.pretraining.sampling import RUN
+from orl_ray.pretraining.prefetch import view_batches
+from orl_ray.pretraining.sampling import RUN, SampleStream, Share
 from orl_ray.pretraining.training_set import META, TrainingSet
+from orl_ray.pretraining.views import ViewMaker
 from orl_ray.storage import TABLE, StoreError, parquet_bytes
 
 
@@ -223,3 +225,15 @@ class TestPacked:
                     packs.check(window)
             else:
                 packs.check(window)
+
+    @pytest.mark.parametrize("ways", [{"threads": 2}, {"processes": 2}])
+    def test_windows_through_a_cache_give_the_views_of_a_copy(self, finished, tmp_path, ways):
+        copied, packed = exported(finished, tmp_path / "copy"), self.packed(finished, tmp_path / "set", "object_level")
+        stream = SampleStream(0, "object_level", len(copied), 4, window=6)
+        terms, shares = ("global", "intra", "inter"), [Share(step) for step in range(8)]
+        makers = [ViewMaker(one, 0, "object_level", terms, 16, 16) for one in (copied, packed)]
+        wanted, found = view_batches(makers[0], stream, shares), view_batches(makers[1], stream, shares, **ways)
+        for one, other in zip(found, wanted, strict=True):
+            for term in terms:
+                for mine, theirs in zip(one.images[term], other.images[term], strict=True):
+                    np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
