@@ -46,8 +46,17 @@ _TEMPERATURE = 20.0
 class NoPredictor(OnlineTarget):
     """BYOL whose predictors pass the projections on as they are."""
 
-    def __init__(self, encoder: config.Encoder, terms: tuple[str, ...], seed: int, stage: str) -> None:
-        super().__init__(encoder, terms, seed, stage)
+    def __init__(
+        self,
+        encoder: config.Encoder,
+        terms: tuple[str, ...],
+        seed: int,
+        stage: str,
+        backbone: Mapping[str, Tensor] | None = None,
+        *,
+        merge_views: bool = False,
+    ) -> None:
+        super().__init__(encoder, terms, seed, stage, backbone, merge_views=merge_views)
         for term in terms:
             self.online.predictors[term] = nn.Identity()
 

@@ -208,7 +208,7 @@ def test_values_fill_the_published_ranges_and_every_order_occurs():
 
 @pytest.mark.parametrize(("name", "saturation", "others", "hue"), [("moco", 0.4, 0.4, 0.1), ("simclr", 0.8, 0.8, 0.2)])
 def test_baselines_treat_both_views_alike_with_their_own_colours(name, saturation, others, hue):
-    first, second = PIPELINES["byol"][name]
+    first, second = PIPELINES[name]
     assert first == second
     drawn = draw_parameters(draws.stream(0, name), IDS, first)
     spans = np.array([others, others, saturation, hue])

@@ -36,12 +36,12 @@ def test_queue_takes_the_keys_of_all_forwards_of_a_step_in_their_order():
     network, views = moco(images=5), [torch.randn(2, 3, 32, 32) for _ in range(4)]
     before = network.queue.clone()
     with torch.no_grad():
-        keys = [network.losses(network.online, {"global": pair}, {})[1] for pair in (views[:2], views[2:])]
+        keys = [network.losses(network.online, {"global": pair}, {})[1][1] for pair in (views[:2], views[2:])]
     network.after_step(1.0)
     assert torch.equal(network.queue, torch.cat([*keys, before[4:]]))
     assert network.queue_start == 4
     with torch.no_grad():
-        later = network.losses(network.online, {"global": views[:2]}, {})[1]
+        _, later = network.losses(network.online, {"global": views[:2]}, {})[1]
     network.after_step(1.0)
     assert torch.equal(network.queue[4], later[0])
     assert torch.equal(network.queue[0], later[1])
@@ -51,7 +51,7 @@ def test_queue_takes_the_keys_of_all_forwards_of_a_step_in_their_order():
 def test_queue_shorter_than_a_batch_keeps_its_last_keys():
     network = moco(queue=3)
     with torch.no_grad():
-        keys = network.losses(network.online, {"global": torch.randn(2, 4, 3, 32, 32)}, {})[1]
+        _, keys = network.losses(network.online, {"global": torch.randn(2, 4, 3, 32, 32)}, {})[1]
     network.after_step(1.0)
     assert torch.equal(network.queue, keys[1:])
 

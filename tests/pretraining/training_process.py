@@ -30,8 +30,9 @@ STEPS = 5
 
 def train_here(stage, folder, checkpoints, place, on_step=lambda *_: None):
     """Train in this process; a checkpoint is taken after every step, as soon as the one before is written."""
-    arguments = (SETTINGS[stage], ENCODER, stage, 0, TrainingSet.open(folder), FolderCheckpoints(checkpoints), place)
-    return train(*arguments, on_step, checkpoint_seconds=0, loader_threads=1)
+    arguments = (SETTINGS[stage], ENCODER, stage, 0, TrainingSet.open(Path(folder)))
+    store = FolderCheckpoints(Path(checkpoints))
+    return train(*arguments, store, place, on_step, checkpoint_seconds=0, loader_threads=1)
 
 
 def _train_in_group(rank, size, stage, folder, checkpoints, victim, last_step):
