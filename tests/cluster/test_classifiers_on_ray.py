@@ -10,6 +10,7 @@ from pathlib import Path
 
 import published_layouts
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def environment():
 
 def test_two_workers_train_linear_probes_and_the_row_says_what_one_process_says(tmp_path, environment):
     root = published_layouts.imagenet(tmp_path / "data", train=4, val=2)
-    rows = []
+    rows, weights = [], []
     for workers in (2, 0):
         out = tmp_path / f"out{workers}"
         command = [sys.executable, "-m", "orl_ray", "evaluate", "linear", "--layout", "imagenet", "--data", str(root)]
@@ -35,7 +36,11 @@ def test_two_workers_train_linear_probes_and_the_row_says_what_one_process_says(
         assert done.returncode == 0, done.stderr
         (path,) = out.glob("*.json")
         rows.append(json.loads(path.read_text()))
+        (last,) = out.glob("checkpoints/*/step-*6.pt")
+        weights.append(torch.load(last, weights_only=True)["tensors"])
     assert rows[0]["protocol_hash"] == rows[1]["protocol_hash"]
     curves = [row["details"]["curve, seed 0"] for row in rows]
     assert [entry["epoch"] for entry in curves[0]] == [1, 2]
-    assert curves[0] == curves[1]  # few images and float rounding: no score changes
+    assert curves[0] == curves[1]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][name], tensor, atol=1e-5, rtol=1e-4, msg=name)

@@ -12,21 +12,22 @@ import torch.multiprocessing as mp
 
 from orl_ray.encoders.backbones import build_backbone, initialise
 from orl_ray.evaluation.classifier_loop import train_classifier
-from orl_ray.evaluation.recipes import LINEAR
+from orl_ray.evaluation.recipes import LINEAR, semi_supervised
 from orl_ray.evaluation.single_label_layouts import imagenet
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
 from orl_ray.pretraining.place import Place
 
-RECIPE = replace(LINEAR["imagenet"]["layers-28"], epochs=1, batch=6)
+LAYERS = replace(LINEAR["imagenet"]["layers-28"], epochs=1, batch=6)
+TUNED = replace(semi_supervised(1)[4], epochs=1, batch=6, side=64)
 
 
-def run(root, folder, place):
+def run(root, folder, place, recipe=LAYERS):
     backbone = build_backbone("resnet18")
     initialise(backbone, 0, "backbone")
     splits = imagenet(root, "train"), imagenet(root, "val")
     return train_classifier(
         backbone,
-        RECIPE,
+        recipe,
         *splits,
         seed=0,
         checkpoints=FolderCheckpoints(folder),
@@ -42,6 +43,7 @@ def worker(rank, root, output):
     dist.init_process_group("gloo", init_method=f"file://{output}/rendezvous", rank=rank, world_size=2)
     place = Place(rank, 2)
     history = run(root, output / "shared", place)
+    run(root, output / "tuned", place, TUNED)
     dist.barrier()  # rank 0 has saved
     again = run(root, output / "shared", place)
     try:
@@ -75,6 +77,15 @@ def test_two_processes_agree_with_one(root, together, tmp_path):
     reports = [torch.load(together / f"report{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert reports[0]["history"] == reports[1]["history"]
     assert [entry["epoch"] for entry in history] == [entry["epoch"] for entry in reports[0]["history"]]
+
+
+def test_two_processes_fine_tune_with_the_statistics_of_the_whole_batch(root, together, tmp_path):
+    run(root, tmp_path, Place(), TUNED)
+    alone, shared = (FolderCheckpoints(folder).latest().tensors for folder in (tmp_path, together / "tuned"))
+    assert alone.keys() == shared.keys()
+    for name, tensor in alone.items():
+        difference = (shared[name].double() - tensor.double()).norm() / tensor.double().norm().clamp(min=1e-9)
+        assert difference < 1e-3, name
 
 
 def test_a_finished_training_is_the_same_for_all_processes(together):
