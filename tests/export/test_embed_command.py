@@ -47,7 +47,7 @@ def test_a_folder_that_holds_something_else_is_refused(told, weights, tmp_path):
     held = {"backbone": "resnet18", "weights": "other", "of": "images", "numbers": "float32"}
     (out / "_vectors.json").write_text(json.dumps(held))
     assert "holds vectors of another weights, numbers" in told(weights, str(out))
-    assert sorted(path.name for path in out.iterdir()) == ["mine", "_vectors.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["_vectors.json", "mine"]
 
 
 def test_a_missing_file_of_boxes_is_told_before_anything_starts(told, weights, tmp_path):
