@@ -52,7 +52,7 @@ from orl_ray.pretraining.cutting import crop_resize, reduction_for
 from orl_ray.pretraining.objectives import GLOBAL, INTER, INTRA
 from orl_ray.pretraining.prefetch import view_batches
 from orl_ray.pretraining.sampling import LapSamples, SampleStream, Share
-from orl_ray.pretraining.training_set import META, TrainingSet
+from orl_ray.pretraining.training_set import DECODED, META, TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
 from orl_ray.pretraining.views import Crops, ViewMaker
 from orl_ray.proposals.ranking import rank
@@ -130,6 +130,7 @@ def _training_set(files: list[Path], folder: Path) -> TrainingSet:
 def _keeping(training_set: TrainingSet, folder: Path) -> TrainingSet:
     """Copy a training set, so that it keeps decoded images."""
     shutil.copytree(training_set.folder, folder)
+    (folder / DECODED).mkdir()
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     (folder / META).write_text(json.dumps(meta | {"decoded_bytes": 10**12}), encoding="utf-8")
     return TrainingSet.open(folder)

@@ -30,6 +30,7 @@ def augment_image(
     threshold: float,
     mean: Plane,
     std: Plane,
+    scratch: Plane,
     out: Plane,
 ) -> None:
     """Flip, jitter, turn gray, blur, solarise and normalise one image.
@@ -44,10 +45,11 @@ def augment_image(
         threshold: colours from here upwards, in [0, 1], are inverted; above 1 none is.
         mean: (3,) subtracted from the colours.
         std: (3,) what they are divided by then.
+        scratch: (4, side, side) float32, overwritten; from call to call the same, so that it stays in the cache.
         out: (side, side, 3) float32, written.
     """
     side = pixels.shape[0]
-    planes = np.empty((3, side, side), np.float32)
+    planes = scratch[:3]
     _load(pixels, flip, planes)
     for operation in order:
         factor = factors[operation]
@@ -62,7 +64,7 @@ def augment_image(
     if grayscale:
         _saturate(planes, _ZERO)
     if len(taps):
-        _blur(planes, taps)
+        _blur(planes, taps, scratch[3])
     if threshold <= 1:
         _solarise(planes, np.float32(threshold))
     for y in range(side):
@@ -153,10 +155,9 @@ def _fall(distance: np.float32) -> np.float32:
 
 
 @kernel
-def _blur(planes: Plane, taps: Plane) -> None:
+def _blur(planes: Plane, taps: Plane, across: Plane) -> None:
     side, radius = planes.shape[1], len(taps) // 2
     line = np.empty(side + 2 * radius, np.float32)
-    across = np.empty((side, side), np.float32)
     for channel in range(3):
         plane = planes[channel]
         for y in range(side):

@@ -26,23 +26,31 @@ def augment_on_host(images: Tensor, parameters: Parameters) -> Tensor:
         (n, 3, side, side) float32, channels last in memory.
     """
     pixels: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().numpy()
-    result = torch.empty(pixels.shape)
+    result = np.empty(pixels.shape, np.float32)
     taps = blur_taps(torch.from_numpy(parameters.sigma), pixels.shape[1]).numpy()
 
-    def one(index: int) -> None:
-        augment_image(
-            pixels[index],
-            bool(parameters.flip[index]),
-            parameters.order[index, : None if parameters.jitter[index] else 0],
-            parameters.factors[index],
-            bool(parameters.grayscale[index]),
-            taps[index, : None if parameters.blur[index] else 0],
-            SOLARISE_THRESHOLD if parameters.solarise[index] else _NEVER,
-            _MEAN,
-            _STD,
-            result[index].numpy(),
-        )
+    threads = torch.get_num_threads()
 
-    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="augmentation") as pool:
-        list(pool.map(one, range(len(pixels))))
-    return result.permute(0, 3, 1, 2)
+    def every(start: int) -> None:
+        scratch = np.empty((4, *pixels.shape[1:3]), np.float32)
+        for index in range(start, len(pixels), threads):
+            augment_image(
+                pixels[index],
+                bool(parameters.flip[index]),
+                parameters.order[index, : None if parameters.jitter[index] else 0],
+                parameters.factors[index],
+                bool(parameters.grayscale[index]),
+                taps[index, : None if parameters.blur[index] else 0],
+                SOLARISE_THRESHOLD if parameters.solarise[index] else _NEVER,
+                _MEAN,
+                _STD,
+                scratch,
+                result[index],
+            )
+
+    if threads == 1:
+        every(0)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="augmentation") as pool:
+            list(pool.map(every, range(threads)))
+    return torch.from_numpy(result).permute(0, 3, 1, 2)

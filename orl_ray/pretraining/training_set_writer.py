@@ -158,7 +158,8 @@ class TrainingSetWriter:
             "pairs": self._columns["query_boxes"].length,
         }
         meta = {"format_version": FORMAT_VERSION, "counts": counts, **self._limits}
-        (self._hidden / DECODED).mkdir()
+        if self._limits["decoded_bytes"]:
+            (self._hidden / DECODED).mkdir()
         if self._packs is not None:
             meta[PACKS] = dict(self._packs)
             (self._hidden / IMAGES).unlink()

@@ -59,6 +59,7 @@ def test_processes_share_the_limit(tmp_path):
 def keeping(object_folder, tmp_path):
     """Return the training set of the other tests, keeping decoded images."""
     folder = shutil.copytree(object_folder, tmp_path / "set")
+    (folder / "decoded").mkdir()
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"decoded_bytes": 10**9}))
     return TrainingSet.open(folder)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orl_ray.pretraining.training_set import TrainingSet
-from orl_ray.pretraining.training_set_writer import TrainingSetWriter
+from orl_ray.pretraining.training_set_writer import InStore, TrainingSetWriter
 
 BOX = st.tuples(*[st.integers(0, 500)] * 2, *[st.integers(1, 500)] * 2)
 BOXES = st.lists(BOX, min_size=1, max_size=4)
@@ -95,3 +95,22 @@ def test_nothing_is_visible_before_the_end(tmp_path):
         assert not (tmp_path / "set").exists()
     assert (tmp_path / "set" / "meta.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_readers_keep_decoded_images_where_there_is_room_for_any(tmp_path):
+    for name, limit in (("none", 0), ("some", 99)):
+        with TrainingSetWriter(tmp_path / name, 1, decoded_bytes=limit) as writer:
+            writer.add(1, b"x")
+    assert TrainingSet.open(tmp_path / "none").decoded is None
+    kept = TrainingSet.open(tmp_path / "some").decoded
+    assert kept.limit == 99
+    kept.keep("image", np.zeros((1, 2, 3), np.uint8))
+    assert kept.get("image").shape == (1, 2, 3)
+
+
+def test_images_that_stay_in_the_store_are_placed_and_not_copied(tmp_path):
+    packs = {"store": str(tmp_path / "store"), "cache_bytes": 10**6, "packs": [["key", "images-0.bin", 50]]}
+    with TrainingSetWriter(tmp_path / "set", 1, packs) as writer:
+        writer.add(7, InStore(0, 10, 20, "0" * 32))
+    assert not (tmp_path / "set" / "images.bin").exists()
+    assert TrainingSet.open(tmp_path / "set").counts()["bytes"] == 20
