@@ -50,7 +50,8 @@ def watcher(store):
 
 
 def entry(step, **more):
-    return {"step": step, "epoch": step / 4, "loss": 1.5, "feature_std": 0.9 if step == 1 else 0.02, **more}
+    spread = 0.9 if step == 1 else 0.02
+    return {"step": step, "epoch": step / 4, "loss": 1.5, "feature_std": spread, "workers": 1, **more}
 
 
 def told(store):
@@ -66,7 +67,7 @@ def test_trackers_get_every_logged_step_and_its_numbers(watcher):
     watch(3, 3, entry(3))
     watch.close()
     assert [step for step, _ in recorder.seen] == [1, 3]
-    assert recorder.seen[0][1] == {"epoch": 0.25, "loss": 1.5, "feature_std": 0.9}
+    assert recorder.seen[0][1] == {"epoch": 0.25, "loss": 1.5, "feature_std": 0.9, "workers": 1}
     assert recorder.closed
 
 
