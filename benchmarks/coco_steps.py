@@ -23,7 +23,7 @@ from PIL import Image
 
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
 from orl_ray.pretraining.facts import describe, training_facts
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.sampling import SampleStream
 from orl_ray.pretraining.training_set import TrainingSet
@@ -80,8 +80,7 @@ def main() -> int:
             checkpoints,
             Place(),
             note,
-            math.inf,
-            loader_threads=1,
+            Running(checkpoint_seconds=math.inf),
         )
     losses = [entry["loss"] for entry in entries]
     terms = sum(name.startswith("loss_") for name in entries[0])

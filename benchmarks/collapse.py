@@ -32,7 +32,7 @@ from orl_ray import config
 from orl_ray.pretraining import networks
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.collapse import SIGNS, warnings
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.objectives import OnlineTarget, Views
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
@@ -190,7 +190,17 @@ def train_case(
     store, changed = Memory(), replace(settings, **case.settings)
     with mock.patch.object(networks, "OnlineTarget", case.network):
         stage = OBJECT_LEVEL if isinstance(settings, config.ObjectLevel) else IMAGE_LEVEL
-        train(changed, encoder, stage, seed, training_set, store, Place(), lambda *_: None, math.inf, 1)
+        train(
+            changed,
+            encoder,
+            stage,
+            seed,
+            training_set,
+            store,
+            Place(),
+            lambda *_: None,
+            Running(checkpoint_seconds=math.inf),
+        )
     return store.saved.history if store.saved else []
 
 

@@ -61,7 +61,7 @@ from orl_ray.settings import load
 
 IMAGES = 64
 _SMALL = ("encoder.backbone=resnet18", "encoder.hidden=512", "encoder.output=128")
-_SMALL_STAGE = ("batch_size=16", "view_size=96", "epochs=1000", "warmup_epochs=0")
+_SMALL_STAGE = ("batch_size=16", "view_size=64", "epochs=1000", "warmup_epochs=0")
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps a block and side")
     parser.add_argument("--workers", type=int, default=0, help="processes that augment for the published recipe")
-    parser.add_argument("--threads", type=int, default=1, help="threads that decode and crop for ours")
+    parser.add_argument("--threads", type=int, default=1, help="threads that decode for ours; on a CPU, all of torch's")
     parser.add_argument("--peak-tflops", type=float, default=0.0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--least-speedup", type=float)
@@ -105,6 +105,8 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
+    if not on_gpu:
+        torch.set_num_threads(options.threads)
     wanted = load("coco", None, [*_defaults(options.stage, on_gpu=on_gpu), *options.settings])
     with tempfile.TemporaryDirectory(prefix="orl-training-step-") as name:
         training_set = _training_set(Path(name) / "set", options.images)
@@ -119,7 +121,7 @@ def _defaults(stage: str, *, on_gpu: bool) -> list[str]:
     if on_gpu:
         return [f"{stage}.batch_size=256", f"{stage}.epochs=100000"]
     small = [*_SMALL, *(f"{stage}.{entry}" for entry in _SMALL_STAGE)]
-    return [*small, "object_level.patch_size=48"]
+    return [*small, "object_level.patch_size=32"]
 
 
 def _training_set(folder: Path, photographs: Path | None) -> TrainingSet:

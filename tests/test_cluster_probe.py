@@ -40,6 +40,13 @@ class TestRoom:
         (problem,) = resource_problems(wanted, facts({"CPU": 64.0, "GPU": 2.0}, {"CPU": 8.0}))
         assert "4 training workers with 1 CPU and 1 GPU each: 72 CPUs, 2 GPUs in all make room for 2." in problem
 
+    def test_an_elastic_training_needs_room_for_its_fewest_workers(self):
+        wanted = Execution(train_workers=4, min_train_workers=2)
+        assert resource_problems(wanted, facts({"CPU": 2.0})) == []
+        (problem,) = resource_problems(wanted, facts({"CPU": 1.0}))
+        assert problem.startswith("no room for 2 training workers with 1 CPU each")
+        assert "Lower execution.min_train_workers" in problem
+
     def test_what_an_autoscaler_can_bring_is_not_refused(self):
         wanted, head = Execution(train_workers=8, use_gpu=True), {"CPU": 1.0}
         group = NodeGroup({"CPU": 32.0, "GPU": 4.0}, more=2)

@@ -301,6 +301,13 @@ class TestTogether:
             (["embeddings.image_crop=300"], "embeddings.image_crop: 300 is above embeddings.image_resize, 256"),
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),
             (["image_level.epochs=1"], "image_level.warmup_epochs: the warm-up is longer than image_level.epochs"),
+            (["image_level.micro_batch=96"], "image_level.micro_batch: 96 must divide image_level.batch_size, 512"),
+            (["image_level.micro_batch=512"], "image_level.micro_batch: 512 must divide image_level.batch_size, 512"),
+            (["object_level.micro_batch=4"], "object_level.micro_batch: 4 is too small for batch norm"),
+            (["object_level.micro_batch=8", "execution.train_workers=16"], "object_level.micro_batch: 8 cannot be"),
+            (["execution.min_train_workers=1"], "execution.min_train_workers: 1 must be below execution.train_workers"),
+            (["execution.resize_seconds=5"], "execution.resize_seconds: has no effect with execution.min_train"),
+            (["execution.keep_checkpoints=5"], "execution.keep_checkpoints: has no effect with execution.checkpoint_"),
             (["evaluation.split=test", "source.kind=folder", "source.images=."], "evaluation.split: test needs"),
             (["execution.store=hdfs://bucket/x"], "execution.store: hdfs://bucket/x has an unknown scheme"),
             (["source.kind=folder", "source.images=s3:///x"], "source.images: s3:///x names no bucket"),
@@ -323,6 +330,11 @@ class TestTogether:
     def test_workers_that_cannot_share_the_batch_are_told_for_both_trainings(self):
         lines = mistakes("execution.train_workers=3")
         assert [line.partition(":")[0] for line in lines] == ["image_level.batch_size", "object_level.batch_size"]
+
+    def test_elastic_workers_need_not_share_the_batch_equally_but_each_an_image(self):
+        assert load(overrides=["execution.train_workers=3", "execution.min_train_workers=1"])
+        lines = mistakes("execution.train_workers=600", "execution.min_train_workers=1")
+        assert [line.partition(" has less than one image")[1] != "" for line in lines] == [True, True]
 
     def test_a_loss_without_any_weight_is_refused(self):
         zero = [f"object_level.{term}_weight=0" for term in ("global", "intra", "inter")]

@@ -17,7 +17,7 @@ from orl_ray import config
 from orl_ray.embeddings.encoder import WEIGHTS
 from orl_ray.embeddings.vectors import colours
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.scenes.decode import crop_resize, decode
@@ -79,8 +79,7 @@ def train_arm(
             checkpoints,
             Place(device=device),
             on_step,
-            _CHECKPOINT_SECONDS,
-            _LOADER_THREADS,
+            Running(checkpoint_seconds=_CHECKPOINT_SECONDS, loader_threads=_LOADER_THREADS),
         )
     latest = checkpoints.latest()
     _keep(folder, tensors, latest.history if latest else [])

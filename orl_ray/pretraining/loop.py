@@ -1,8 +1,9 @@
 """The training loop of both stages, in one process or several, from any checkpoint on (specification 1 and 3)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,27 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 """Called with the completed steps, the steps in all, and what was measured (empty for a step that is not logged)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """How a training is carried out; but for rounding, nothing here changes its result.
+
+    Attributes:
+        checkpoint_seconds: shortest time between two checkpoints, but for the last one and those that are kept.
+        checkpoint_epochs: epochs between two checkpoints that are kept; 0 for none.
+        loader_threads: threads of this process that decode and cut views.
+        loader_processes: processes that do so instead; 0 takes the threads.
+        compiled: whether ``torch.compile`` makes the networks' kernels; they round differently.
+        probe: scores the backbone now and then, on the process of rank 0.
+    """
+
+    checkpoint_seconds: float
+    checkpoint_epochs: float = 0.0
+    loader_threads: int = 1
+    loader_processes: int = 0
+    compiled: bool = False
+    probe: Probe | None = None
+
+
 def train(
     settings: config.Pretraining,
     encoder: config.Encoder,
@@ -40,14 +62,8 @@ def train(
     checkpoints: CheckpointStore,
     place: Place,
     on_step: OnStep,
-    checkpoint_seconds: float,
-    loader_threads: int,
-    *,
-    loader_processes: int = 0,
+    running: Running,
     backbone: Mapping[str, Tensor] | None = None,
-    checkpoint_epochs: float = 0.0,
-    compiled: bool = False,
-    probe: Probe | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder, from the latest checkpoint on if there is one.
 
@@ -64,13 +80,8 @@ def train(
         checkpoints: read at the start and written to by the process of rank 0, now and then and at the end.
         place: where this process runs.
         on_step: called on every process after every step.
-        checkpoint_seconds: shortest time between two checkpoints, but for the last one and those that are kept.
-        loader_threads: threads of this process that decode and cut views.
-        loader_processes: processes that do so instead; 0 takes the threads.
+        running: how it is carried out.
         backbone: weights that the backbone starts from (``init_from``), by torchvision's names; None draws them.
-        checkpoint_epochs: epochs between two checkpoints that are kept; 0 for none.
-        compiled: whether ``torch.compile`` makes the networks' kernels; they round differently.
-        probe: scores the backbone now and then, on the process of rank 0; it changes nothing.
 
     Returns:
         The tensors of the final checkpoint.
@@ -81,36 +92,29 @@ def train(
     """
     weights = term_weights(settings)
     _check_content(training_set, weights)
-    size = (len(training_set), settings.batch_size)
-    stream = SampleStream(seed, stage, *size, settings.last_batch, settings.shuffle_window)
+    images, terms = len(training_set), tuple(weights)
+    stream = SampleStream(seed, stage, images, settings.batch_size, settings.last_batch, settings.shuffle_window)
     schedule = Schedule.of(settings, stream)
-    state = TrainingState(settings, encoder, tuple(weights), seed, stage, place, len(training_set), backbone)
-    _resume(state, checkpoints, schedule)
-    if compiled:
-        state.compile()
-    maker = _view_maker(settings, training_set, seed, stage, tuple(weights))
+    state = TrainingState(settings, encoder, terms, seed, stage, place, images, backbone)
+    _begin(state, checkpoints, schedule, compiled=running.compiled)
     passes = Passes(stream, settings.micro_batch or settings.batch_size, place)
     clock = StepClock(place.device, settings.batch_size)
-    batches = view_batches(
-        maker,
-        stream,
-        (share for step in range(state.step, schedule.total) for share in passes.of_step(step)),
-        threads=loader_threads,
-        processes=loader_processes,
-        pinned=place.device.type == "cuda",
-    )
-    with (
-        closing(batches),
-        CheckpointWriter(checkpoints, checkpoint_seconds, stream.steps(checkpoint_epochs)) as writer,
-    ):
-        for entry in training_steps(state, schedule, weights, batches, passes, clock, probe):
+    maker = _view_maker(settings, training_set, seed, stage, terms)
+    batches = _batches(maker, passes, range(state.step, schedule.total), running)
+    kept_steps = stream.steps(running.checkpoint_epochs)
+    with closing(batches), CheckpointWriter(checkpoints, running.checkpoint_seconds, kept_steps) as writer:
+        for entry in training_steps(state, schedule, weights, batches, passes, clock, running.probe):
             if place.rank == 0 and state.step < schedule.total:
                 with clock.part("checkpoint"):
                     writer.after_step(state)
             on_step(state.step, schedule.total, entry)
-        final = state.checkpoint(kept=writer.keeps(state.step))
-        if place.rank == 0:
-            writer.save(final)
+        return _finish(state, writer, place)
+
+
+def _finish(state: TrainingState, writer: CheckpointWriter, place: Place) -> dict[str, Tensor]:
+    final = state.checkpoint(kept=writer.keeps(state.step))
+    if place.rank == 0:
+        writer.save(final)
     return final.tensors
 
 
@@ -131,7 +135,21 @@ def _view_maker(
     )
 
 
-def _resume(state: TrainingState, checkpoints: CheckpointStore, schedule: Schedule) -> None:
+def _batches(maker: ViewMaker, passes: Passes, steps: range, running: Running) -> Generator[Batch]:
+    """Make this process' share of each pass of some steps."""
+    return view_batches(
+        maker,
+        passes.stream,
+        (share for step in steps for share in passes.of_step(step)),
+        threads=running.loader_threads,
+        processes=running.loader_processes,
+        pinned=passes.place.device.type == "cuda",
+    )
+
+
+def _begin(state: TrainingState, checkpoints: CheckpointStore, schedule: Schedule, *, compiled: bool) -> None:
+    if compiled:
+        state.compile()
     state.resume(checkpoints)
     if state.step > schedule.total:
         raise ValueError(f"the checkpoint has {state.step} steps, these settings only {schedule.total}")

@@ -29,7 +29,7 @@ from orl_ray.pretraining.collapse import warnings
 from orl_ray.pretraining.export import export_training_set
 from orl_ray.pretraining.facts import training_facts
 from orl_ray.pretraining.initial_weights import initial_backbone
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.probe import Probe
 from orl_ray.pretraining.store_checkpoints import StoreCheckpoints, checkpoint_folder, delete_passing
@@ -233,13 +233,15 @@ def _train(job: TrainingJob) -> None:
         checkpoints,
         place,
         watcher or (lambda _step, _total, _entry: None),
-        execution.checkpoint_seconds,
-        threads,
-        loader_processes=execution.loader_workers,
-        backbone=initial_backbone(job.config, job.store, job.stage, job.manifests),
-        checkpoint_epochs=execution.checkpoint_epochs,
-        compiled=execution.compile,
-        probe=job.probe if watcher else None,
+        Running(
+            checkpoint_seconds=execution.checkpoint_seconds,
+            checkpoint_epochs=execution.checkpoint_epochs,
+            loader_threads=threads,
+            loader_processes=execution.loader_workers,
+            compiled=execution.compile,
+            probe=job.probe if watcher else None,
+        ),
+        initial_backbone(job.config, job.store, job.stage, job.manifests),
     )
     if watcher:
         watcher.close()

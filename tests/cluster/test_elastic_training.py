@@ -16,7 +16,7 @@ from small_store import SMALL, SmallStore
 
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
 from orl_ray.pretraining.export import export_training_set
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
 
@@ -28,6 +28,7 @@ SETTINGS = (
     f"image_level.batch_size={BATCH}",
     "image_level.view_size=32",
     "image_level.warmup_epochs=1",
+    "image_level.learning_rate=0.001",  # batch norm over ten images magnifies rounding with every larger step
     "execution.train_workers=2",
     "execution.min_train_workers=1",
     "execution.train_cpus=1",
@@ -70,8 +71,7 @@ def unbroken(small, folder):
         saved,
         Place(),
         lambda *_: None,
-        math.inf,
-        1,
+        Running(checkpoint_seconds=math.inf),
     )
     return saved.latest().history
 
@@ -80,8 +80,7 @@ def test_a_training_outlives_a_node_and_takes_up_the_next_one(small, tmp_path):
     torch.set_num_threads(1)
     log, job = tmp_path / "driver.log", elastic_training.job_of(small.config, small.store, 0)
     with private_cluster(cpus=1) as cluster:
-        own_disk = ("env", f"TMPDIR={cluster.folder}")  # as nodes have; these lie on one machine
-        cluster.add_node(cpus=1, wrapper=own_disk)
+        cluster.add_node(cpus=1)
         settings = [
             *SETTINGS,
             f"execution.store={small.config.execution.store}",
@@ -98,7 +97,7 @@ def test_a_training_outlives_a_node_and_takes_up_the_next_one(small, tmp_path):
             wait_for(FIRST, "2 workers", small.store, job, driver, log)
             cluster.kill_newest_node()
             wait_for(SECOND, "1 worker", small.store, job, driver, log)
-            cluster.add_node(cpus=1, wrapper=own_disk)
+            cluster.add_node(cpus=1)
             assert driver.wait(2 * PATIENCE) == 0, log.read_text()
         finally:
             driver.kill()
@@ -112,6 +111,6 @@ def test_a_training_outlives_a_node_and_takes_up_the_next_one(small, tmp_path):
     assert [entry["step"] for entry in history] == list(range(1, STEPS + 1))
     assert record.rows * BATCH == IMAGES * history[-1]["epoch"] == IMAGES * small.config.image_level.epochs
     reference = unbroken(small, tmp_path)
-    assert history[0]["loss"] == pytest.approx(reference[0]["loss"], rel=1e-4)
-    assert history[-1]["loss"] == pytest.approx(reference[-1]["loss"], rel=0.05)
-    assert history[-1]["feature_std"] == pytest.approx(reference[-1]["feature_std"], rel=0.05)
+    for entry, wanted in zip(history, reference, strict=True):  # other samples would differ by more
+        assert entry["loss"] == pytest.approx(wanted["loss"], rel=0.02)
+        assert entry["feature_std"] == pytest.approx(wanted["feature_std"], rel=0.02)

@@ -30,13 +30,13 @@ def prepared_norm(shape):
     return norm
 
 
-def run_steps(norm, split, shape, rows):
+def run_steps(norm, split, shape, rows, device="cpu"):
     outputs, gradients = [], []
     for step in range(2):  # twice, so that running statistics average
         batch, upstream = case_tensors(split, shape, step)
-        local = batch[rows].clone().requires_grad_()
+        local = batch[rows].to(device, copy=True).requires_grad_()
         output = norm(local)
-        output.backward(upstream[rows])
+        output.backward(upstream[rows].to(device))
         outputs.append(output.detach())
         gradients.append(local.grad)
     return {
@@ -115,6 +115,27 @@ def test_conversion_takes_over_parameters_buffers_keys_and_mode():
 
 def test_conversion_for_cuda_takes_torchs_synchronised_batch_norm():
     assert isinstance(convert_batch_norm(nn.BatchNorm1d(3), "cuda"), nn.SyncBatchNorm)
+
+
+def gpu_worker(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = {}
+    for shape in SHAPES:
+        rows = slice(0, SPLITS["uneven"][0]) if rank == 0 else slice(SPLITS["uneven"][0], None)
+        for name, device_type in (("torch", "cuda"), ("ours", "cpu")):
+            norm = convert_batch_norm(prepared_norm(shape), device_type).to("cuda")
+            results[name, shape] = run_steps(norm, "uneven", shape, rows, "cuda")
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, for torch's SyncBatchNorm")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ours_equals_torchs_synchronised_batch_norm_in_two_processes_on_one_gpu(tmp_path, shape):
+    mp.spawn(gpu_worker, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        results = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True, map_location="cpu")
+        torch.testing.assert_close(results["ours", shape], results["torch", shape], rtol=1e-9, atol=1e-9)
 
 
 def test_input_without_channels_is_an_error():

@@ -107,6 +107,18 @@ def test_the_log_of_a_training_that_a_run_names_stays(small):
     assert find_garbage(small.store, ARTIFACTS).count == 0
 
 
+def test_of_a_finished_training_only_the_checkpoints_that_are_kept_stay(small):
+    folder = f"checkpoints/image_level/{small.plan('image_level').key}"
+    kept, passing = (f"{folder}/step-000000000010{kind}/state.json" for kind in ("-kept", ""))
+    for path in (kept, passing, f"{folder}/progress.json"):
+        small.store.root.write(path, b"{}")
+    garbage = find_garbage(small.store, ARTIFACTS)
+    assert sorted(garbage.files) == sorted([passing, f"{folder}/progress.json"])
+    delete_garbage(small.store, garbage)
+    assert small.store.root.exists(kept)
+    assert find_garbage(small.store, ARTIFACTS).count == 0
+
+
 REMAINS = {
     "a part without a record": "proposals/0123abcd/part.parquet",
     "a record whose files are gone": "proposals/0123abcd.json",

@@ -11,7 +11,7 @@ from orl_ray.encoders.backbone import Backbone
 from orl_ray.encoders.backbones import build_backbone
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.pretraining.checkpoints import Checkpoint
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
 from orl_ray.pretraining.training_set_writer import TrainingSetWriter
@@ -43,7 +43,8 @@ class Killed(Exception):
 def run(training_set, settings=OBJECT, store=None, seconds=math.inf, on_step=lambda *_: None, threads=2, **options):
     stage = "object_level" if isinstance(settings, config.ObjectLevel) else "image_level"
     store = Memory() if store is None else store
-    return train(settings, ENCODER, stage, 0, training_set, store, Place(), on_step, seconds, threads, **options)
+    running = Running(checkpoint_seconds=seconds, loader_threads=threads, **options)
+    return train(settings, ENCODER, stage, 0, training_set, store, Place(), on_step, running)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_gradients_of_passes_add_up_to_those_of_the_batch(object_set, monkeypatc
     found = run(object_set, dataclasses.replace(settings, micro_batch=2), passes)
     for name, tensor in wanted.items():
         torch.testing.assert_close(
-            found[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            found[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     for one, other in zip(whole.saved[-1].history, passes.saved[-1].history, strict=True):
         measured = ("loss", "loss_global", "loss_intra", "loss_inter", "feature_std")

@@ -59,8 +59,8 @@ def run(folder, settings, store, place, stop_after=None, probe=None):
 
     stage = "object_level" if isinstance(settings, config.ObjectLevel) else "image_level"
     every_step = settings.batch_size / 10
-    arguments = (settings, ENCODER, stage, 0, TrainingSet.open(folder), store, place, on_step, math.inf)
-    return loop.train(*arguments, loader_threads=1, checkpoint_epochs=every_step, probe=probe)
+    arguments = (settings, ENCODER, stage, 0, TrainingSet.open(folder), store, place, on_step)
+    return loop.train(*arguments, loop.Running(checkpoint_seconds=math.inf, checkpoint_epochs=every_step, probe=probe))
 
 
 @contextmanager

@@ -46,7 +46,15 @@ def run_all(folder, place, monkeypatch):
         stage = "object_level" if name == "inter" else "image_level"
         store = Memory()
         tensors = loop.train(
-            settings, ENCODER, stage, 0, TrainingSet.open(folder), store, place, lambda *_: None, math.inf, 1
+            settings,
+            ENCODER,
+            stage,
+            0,
+            TrainingSet.open(folder),
+            store,
+            place,
+            lambda *_: None,
+            loop.Running(checkpoint_seconds=math.inf),
         )
         losses = [(entry["loss"], entry["feature_std"]) for entry in store.saved[-1].history] if store.saved else []
         results[name] = {"tensors": tensors, "losses": torch.tensor(losses)}

@@ -6,7 +6,7 @@ import torch
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import Checkpoint
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.probe import Probe
 
@@ -30,7 +30,15 @@ class Memory:
 def run(training_set, probe=None):
     store = Memory()
     tensors = train(
-        IMAGE, ENCODER, "image_level", 0, training_set, store, Place(), lambda *_: None, math.inf, 1, probe=probe
+        IMAGE,
+        ENCODER,
+        "image_level",
+        0,
+        training_set,
+        store,
+        Place(),
+        lambda *_: None,
+        Running(checkpoint_seconds=math.inf, probe=probe),
     )
     return tensors, store.saved[-1].history
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from orl_ray.config import Execution
 from orl_ray.leases import LeaseLostError
 from orl_ray.pretraining import ray_trainer
 from orl_ray.pretraining.ray_trainer import train_worker
@@ -64,3 +65,15 @@ def test_what_may_pass_is_left_to_ray(job, worker):
     with pytest.raises(ConnectionError):
         worker(job, 1, raising(ConnectionError("lost")))
     assert not job.store.root.exists("checkpoints/object_level/0123")
+
+
+def test_fixed_workers_wait_for_their_turn_and_elastic_ones_count_anew():
+    fixed, elastic = Execution(train_workers=4), Execution(train_workers=4, min_train_workers=2)
+    assert ray_trainer._workers(fixed) == 4
+    assert ray_trainer._workers(elastic) == (2, 4)
+    for execution in (fixed, elastic):
+        limits = ray_trainer._failures(execution)
+        assert limits["max_failures"] == 3
+        patience = ray_trainer._start_seconds(execution) * max(1, limits["controller_failure_limit"])
+        assert patience >= 7 * 24 * 3600
+    assert ray_trainer._start_seconds(elastic) == 60

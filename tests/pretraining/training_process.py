@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 from orl_ray.pretraining.training_set import TrainingSet
 
@@ -30,9 +30,9 @@ STEPS = 5
 
 def train_here(stage, folder, checkpoints, place, on_step=lambda *_: None):
     """Train in this process; a checkpoint is taken after every step, as soon as the one before is written."""
-    arguments = (SETTINGS[stage], ENCODER, stage, 0, TrainingSet.open(Path(folder)))
     store = FolderCheckpoints(Path(checkpoints))
-    return train(*arguments, store, place, on_step, checkpoint_seconds=0, loader_threads=1)
+    arguments = (SETTINGS[stage], ENCODER, stage, 0, TrainingSet.open(Path(folder)), store, place)
+    return train(*arguments, on_step, Running(checkpoint_seconds=0))
 
 
 def _train_in_group(rank, size, stage, folder, checkpoints, victim, last_step):
