@@ -13,13 +13,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from orl_ray import draws
 from orl_ray.embeddings.encoder import FrozenEncoder
 from orl_ray.embeddings.stages import embed_images, embed_rois
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.execution import StageRun
 from orl_ray.part_runner import WorkerContext, run_parts
 from orl_ray.pipeline import Stage
@@ -56,15 +56,12 @@ def scattered_regions(image: NDArray[np.uint8], mode: str, max_side: int = 0) ->
 class PooledColours(Backbone):
     """A backbone that only averages colours over a coarse grid: 48 numbers an image."""
 
-    features = 3 * _GRID**2
+    def __init__(self) -> None:
+        super().__init__(nn.Module(), 3 * _GRID**2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Average (n, 3, H, W) images to (n, 48)."""
-        return self.maps(images).flatten(1)
-
-    def maps(self, images: Tensor) -> Tensor:
-        """Average (n, 3, H, W) images to (n, 3, 4, 4)."""
-        return adaptive_avg_pool2d(images, _GRID)
+        return adaptive_avg_pool2d(images, _GRID).flatten(1)
 
 
 def prepare_search(_context: WorkerContext) -> None:

@@ -107,9 +107,7 @@ class NearDuplicates:
 class Encoder:
     """The network that is trained."""
 
-    backbone: str = setting(
-        "resnet50", "Backbone architecture.", choices=("resnet18", "resnet50", "vit_small", "vit_base")
-    )
+    backbone: str = setting("resnet50", "Backbone architecture.", choices=("resnet18", "resnet50"))
     hidden: int = setting(4096, "Hidden width of projector and predictors.", low=1)
     output: int = setting(256, "Output width of projector and predictors.", low=1)
 
@@ -463,7 +461,7 @@ class Config:
 
 
 # Backbone -> length of its vectors.
-FEATURES = {"resnet18": 512, "resnet50": 2048, "vit_small": 384, "vit_base": 768}
+FEATURES = {"resnet18": 512, "resnet50": 2048}
 # What ``object_level.init_from`` calls the result of image-level pre-training.
 IMAGE_LEVEL_RESULT = "image_level"
 # Stages whose results can be imported, part by part of the scenes.

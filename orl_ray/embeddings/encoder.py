@@ -5,8 +5,7 @@ from safetensors.torch import load
 from torch import nn
 
 from orl_ray.config import Config
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
 from orl_ray.encoders.heads import load_projector
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.storage import Store, StoreError
@@ -74,7 +73,7 @@ class FrozenEncoder(nn.Module):
         return vectors.float()
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (n, 3, H, W) normalised images to the backbone's last feature maps, float32."""
+        """Map (n, 3, H, W) normalised images to the backbone's last feature maps, (n, C, H / 32, W / 32) float32."""
         with self._autocast():
             return self.backbone.maps(images).float()
 

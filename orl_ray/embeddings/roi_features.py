@@ -23,6 +23,7 @@ from orl_ray.scenes.decode import crop_resize, resize_longer
 Scene = tuple[NDArray[np.uint8], NDArray[np.int32]]
 # RoIAlign averages a grid of so many points a side over each RoI: as fine as an image's cells or finer.
 _POINTS = 8
+_STRIDE = 32
 
 
 def embed_crops(encoder: FrozenEncoder, scenes: Iterable[Scene], side: int, batch_size: int) -> Embedded:
@@ -85,18 +86,16 @@ def embed_aligned(encoder: FrozenEncoder, scenes: Iterable[Scene], longer: int) 
 
 def _aligned(encoder: FrozenEncoder, image: NDArray[np.uint8], boxes: NDArray[np.int32], longer: int) -> Tensor:
     """Return (n, C) float32 means of the feature map over boxes, on the network's device."""
-    stride = encoder.backbone.stride
     resized = resize_longer(image, longer)
     scale = np.array(resized.shape[1::-1]) / np.array(image.shape[1::-1])
-    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(scale, 2)
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(scale, 2) + _STRIDE / 2
     with torch.inference_mode():
         maps = encoder.maps(colours(to_device(resized[None], encoder.device)))
-        # ``aligned`` takes the first cell's centre to be half a stride in, which it is not in every backbone.
-        moved = (corners + (stride / 2 - encoder.backbone.first_centre)).astype(np.float32)
-        on_device = torch.from_numpy(moved).to(encoder.device)
+        on_device = torch.from_numpy(corners.astype(np.float32)).to(encoder.device)
+        # Cell i is centred on pixel 32 i (see Backbone.maps), half a cell before where ``aligned`` takes it to be.
         # Without ``aligned``, boxes narrower than a cell would be widened to one side.
         found = roi_align(
-            maps.contiguous(), [on_device], 1, spatial_scale=1 / stride, sampling_ratio=_POINTS, aligned=True
+            maps.contiguous(), [on_device], 1, spatial_scale=1 / _STRIDE, sampling_ratio=_POINTS, aligned=True
         )
     vectors: Tensor = found.flatten(1)
     return vectors

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 
-_CLASSIFIERS = ("fc.", "heads.")
+_CLASSIFIER = "fc."
 
 
 def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], prefix: str = "") -> None:
@@ -14,14 +14,14 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], prefix: str =
 
     Args:
         backbone: receives the weights.
-        state: tensors by name, with torchvision's keys. A torchvision classifier (``fc.*``, ``heads.*``) is left out.
+        state: tensors by name, with torchvision's ResNet keys. A torchvision classifier (``fc.*``) is left out.
         prefix: take only the keys with this prefix and strip it: ``online.backbone.`` for a training checkpoint.
 
     Raises:
         ValueError: keys are missing or unexpected, or a shape differs; the text lists them.
     """
     taken = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    taken = {name: tensor for name, tensor in taken.items() if not name.startswith(_CLASSIFIERS)}
+    taken = {name: tensor for name, tensor in taken.items() if not name.startswith(_CLASSIFIER)}
     wanted = backbone.state_dict()
     problems = [
         *(f"missing {name}" for name in wanted if name not in taken),

@@ -75,12 +75,14 @@ def training_facts(
     """
     flops = flops_per_sample(settings, encoder)
     sides = _sides(settings)
-    sizes = {f"{side}px": settings.batch_size * (sides.count(side) if merged(settings) else 1) for side in set(sides)}
+    sizes = {
+        f"{side}px": settings.batch_size * (sides.count(side) if settings.merge_views else 1) for side in set(sides)
+    }
     return {
         "flops_per_sample": {**asdict(flops), "total": flops.total},
         "batch_norm": {
             "kind": kind_of_batch_norm(processes, device_type),
-            "statistics": "of all views of one size" if merged(settings) else "of each view by itself",
+            "statistics": "of all views of one size" if settings.merge_views else "of each view by itself",
             "processes": processes,
             "batch": dict(sorted(sizes.items())),
         },
@@ -96,11 +98,6 @@ def describe(facts: Mapping[str, Any]) -> list[str]:
         f"{flops['total'] / _GIGA:.2f} GFLOP a sample ({parts})",
         f"batch norm: {norm['kind']} over {norm['processes']} process(es), {norm['statistics']}: {batches}",
     ]
-
-
-def merged(settings: config.Pretraining) -> bool:
-    """Tell whether views share their batch statistics."""
-    return settings.merge_views
 
 
 _PAIR = 2  # batch norm needs two

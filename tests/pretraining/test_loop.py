@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from orl_ray import config
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone
+from orl_ray.encoders.backbones import Backbone, build_backbone
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.pretraining.checkpoints import Checkpoint
 from orl_ray.pretraining.loop import Running, train

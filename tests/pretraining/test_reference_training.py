@@ -99,11 +99,11 @@ def assert_same_tensors(ours, reference):
 @pytest.mark.parametrize(
     ("settings", "stage", "sides"),
     [
-        (config.ImageLevel(**COMMON, view_size=40), "image_level", {"global": 40}),
+        (config.ImageLevel(**COMMON, view_size=48), "image_level", {"global": 48}),
         (
-            config.ObjectLevel(**COMMON, view_size=40, patch_size=33, intra_weight=0.5, inter_weight=2.0),
+            config.ObjectLevel(**COMMON, view_size=48, patch_size=40, intra_weight=0.5, inter_weight=2.0),
             "object_level",
-            {"global": 40, "intra": 33, "inter": 33},
+            {"global": 48, "intra": 40, "inter": 40},
         ),
     ],
     ids=["byol", "orl"],
@@ -132,7 +132,7 @@ def test_byol_and_orl_take_the_reference_steps(settings, stage, sides):
 
 def test_moco_takes_the_reference_steps():
     settings = config.ImageLevel(
-        **COMMON, view_size=40, method="moco", temperature=0.2, queue=7, ema_base=0.9, ema_final=0.9
+        **COMMON, view_size=48, method="moco", temperature=0.2, queue=7, ema_base=0.9, ema_final=0.9
     )
     ours = Ours(settings, "image_level")
     online = copy_of_start(ours, "moco")
@@ -141,7 +141,7 @@ def test_moco_takes_the_reference_steps():
     queue = list(ours.network.queue.clone())
     place = 0
     for step in range(STEPS):
-        views = random_views(step, {"global": 40})
+        views = random_views(step, {"global": 48})
         wanted, keys = moco_loss(online, target, views["global"], queue, 0.2)
         online.zero_grad()
         wanted.backward()
@@ -160,18 +160,18 @@ def test_moco_takes_the_reference_steps():
 
 @pytest.mark.parametrize("merged", [False, True], ids=["views by themselves", "views together"])
 def test_simclr_takes_the_reference_steps(merged):
-    settings = config.ImageLevel(**COMMON, view_size=40, method="simclr", temperature=0.1, merge_views=merged)
+    settings = config.ImageLevel(**COMMON, view_size=48, method="simclr", temperature=0.5, merge_views=merged)
     ours = Ours(settings, "image_level")
     online = copy_of_start(ours, "simclr")
     optimizer = ReferenceSGD(online.parameters(), 0.9, 1e-4)
     for step in range(STEPS):
-        views = random_views(step, {"global": 40})
+        views = random_views(step, {"global": 48})
         first, second = views["global"]
         if merged:
             projections = online.project(torch.cat([first, second])).chunk(2)
         else:
             projections = online.project(first), online.project(second)
-        wanted = simclr_loss(*projections, 0.1)
+        wanted = simclr_loss(*projections, 0.5)
         online.zero_grad()
         wanted.backward()
         assert_equal(ours.losses(views)["global"], wanted, f"loss of step {step}")
@@ -182,9 +182,9 @@ def test_simclr_takes_the_reference_steps(merged):
 
 
 def test_merged_views_of_one_size_share_their_statistics():
-    settings = config.ObjectLevel(**COMMON, view_size=40, patch_size=33, merge_views=True)
+    settings = config.ObjectLevel(**COMMON, view_size=48, patch_size=40, merge_views=True)
     ours = Ours(settings, "object_level")
-    sides = {"global": 40, "intra": 33, "inter": 33}
+    sides = {"global": 48, "intra": 40, "inter": 40}
     online = copy_of_start(ours, "byol", tuple(sides))
     views = random_views(0, sides)
     large = online.project(torch.cat(views["global"]))
