@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
 from orl_ray.encoders.weight_files import read_encoder
 from orl_ray.evaluation.bootstrap import QUANTILES
 from orl_ray.evaluation.mean_iou import Overlaps, bootstrap_mean_iou, mean_iou, overlap, pixel_accuracy

@@ -233,6 +233,8 @@ def _check_together(values: Mapping[str, Value]) -> list[str]:
 
     changed = {name for name, entry in known_settings().items() if values[name] != default(entry)}
     mistakes = []
+    if values["image_level.method"] == "simclr" and values["image_level.micro_batch"]:
+        mistakes.append("image_level.micro_batch: SimCLR contrasts the images of a whole batch; take 0")
     if number("mining.k") > number("mining.k_max"):
         mistakes.append(f"mining.k: {values['mining.k']} is above mining.k_max, {values['mining.k_max']}")
     if number("mining.pair_ratio") > number("mining.ratio_max"):

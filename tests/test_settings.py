@@ -302,6 +302,7 @@ class TestTogether:
             (["object_level.batch_size=4"], "object_level.batch_size: 4 is too small for batch norm, take 8 or more"),
             (["image_level.epochs=1"], "image_level.warmup_epochs: the warm-up is longer than image_level.epochs"),
             (["image_level.micro_batch=96"], "image_level.micro_batch: 96 must divide image_level.batch_size, 512"),
+            (["image_level.micro_batch=64", "preset=coco_simclr"], "SimCLR contrasts the images of a whole batch"),
             (["image_level.micro_batch=512"], "image_level.micro_batch: 512 must divide image_level.batch_size, 512"),
             (["object_level.micro_batch=4"], "object_level.micro_batch: 4 is too small for batch norm"),
             (["object_level.micro_batch=8", "execution.train_workers=16"], "object_level.micro_batch: 8 cannot be"),

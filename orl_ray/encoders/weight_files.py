@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone
+from orl_ray.encoders.backbones import Backbone, build_backbone
 from orl_ray.encoders.heads import mlp_head
 from orl_ray.encoders.naming import detectron2_name, huggingface_name, torchvision_name
 from orl_ray.encoders.weights import load_backbone

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from orl_ray import draws
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.evaluation.layers import LAYERS, POOLS, channels, layer_maps, pooled
 from orl_ray.evaluation.recipes import HEAD_STD, NORM_EPS, NORM_MOMENTUM, Recipe
 

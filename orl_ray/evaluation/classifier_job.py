@@ -7,8 +7,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
 from orl_ray.encoders.weights import load_backbone
 from orl_ray.evaluation import recipes, subsets
 from orl_ray.evaluation.classifier_loop import OnStep, Scores, train_classifier

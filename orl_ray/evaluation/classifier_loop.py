@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orl_ray.embeddings.vectors import colours
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.evaluation.classifier import Classifier
 from orl_ray.evaluation.image_views import central, views
 from orl_ray.evaluation.recipes import Recipe

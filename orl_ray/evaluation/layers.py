@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 
 SIDE = 224  # the pools below are made for images of this side
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from orl_ray import draws
 from orl_ray.embeddings.vectors import colours
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.evaluation.mean_iou import IGNORE, Overlaps, overlap
 from orl_ray.evaluation.segmentation_layouts import SegmentedImages
 from orl_ray.pretraining.sampling import SampleStream

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.export.trained import Trained
 
 LIBRARY = "onnx"

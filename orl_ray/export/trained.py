@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orl_ray.embeddings.encoder import load_weights
-from orl_ray.encoders.backbone import Backbone
+from orl_ray.encoders.backbones import Backbone
 from orl_ray.encoders.weight_files import encoder_from
 from orl_ray.evaluation.result import Result
 from orl_ray.evaluation.stages import RESULT

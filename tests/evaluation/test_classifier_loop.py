@@ -10,8 +10,7 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 
 from orl_ray.embeddings.vectors import colours
-from orl_ray.encoders.backbone import Backbone
-from orl_ray.encoders.backbones import build_backbone, initialise
+from orl_ray.encoders.backbones import Backbone, build_backbone, initialise
 from orl_ray.evaluation.classifier import Classifier
 from orl_ray.evaluation.classifier_loop import score, train_classifier
 from orl_ray.evaluation.image_views import central, read
