@@ -104,6 +104,7 @@ def test_a_changed_byte_in_the_store_is_an_error(store, tmp_path, whole):
     cache.expect([1])  # in the background it goes wrong silently, and again when it is read
     with pytest.raises(StoreError, match="changed since it was written"):
         read(cache, 1, 0, whole=whole)
+    cache._ahead.shutdown(wait=True)
     assert held(tmp_path / "cache") == set()
 
 

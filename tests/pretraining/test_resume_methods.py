@@ -8,7 +8,7 @@ import torch
 
 from orl_ray import config
 from orl_ray.pretraining.checkpoints import FolderCheckpoints
-from orl_ray.pretraining.loop import train
+from orl_ray.pretraining.loop import Running, train
 from orl_ray.pretraining.place import Place
 
 ENCODER = config.Encoder("resnet18", hidden=12, output=8)
@@ -34,7 +34,8 @@ def test_resumed_training_ends_with_the_same_tensors(object_set, tmp_path, metho
                 raise Killed
 
         checkpoints = FolderCheckpoints(tmp_path / name)
-        return train(settings, ENCODER, "image_level", 0, object_set, checkpoints, Place(), on_step, seconds, 1)
+        running = Running(checkpoint_seconds=seconds)
+        return train(settings, ENCODER, "image_level", 0, object_set, checkpoints, Place(), on_step, running)
 
     whole = run("whole", math.inf)
     with suppress(Killed):
