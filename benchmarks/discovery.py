@@ -8,7 +8,7 @@ an untrained encoder whose batch norm has seen 64 of the photographs stands wher
 match pairs, with Ray on one CPU and the default settings (20 neighbours, a fifth of the RoIs: more than the reference
 makes; 10 and a tenth of it are compared). The CPU seconds of the driver, of Ray and of all workers count, from the line
 that the first of these stages begins to the line that the last one is done, what workers import and load included.
-Starting workers takes about five CPU seconds a stage, whatever N: ``cpu_seconds_ours_by_stage`` shows it where a stage
+Starting workers takes one to four CPU seconds a stage, whatever N: ``cpu_seconds_ours_by_stage`` shows it where a stage
 has next to nothing to do, as ``shards``. It weighs the more, the fewer photographs there are.
 
 *The reference* (:mod:`benchmarks.reference_scheme`) runs in this process with one thread, half of it before ours and
