@@ -19,8 +19,12 @@ def checkpoint_folder(store: Store, output: str) -> Folder:
 
 
 def delete_passing(folder: Folder) -> None:
-    """Delete all that lies in a folder of checkpoints but the checkpoints that are kept."""
-    for name in folder.names():
+    """Delete all that lies in a folder of checkpoints but the checkpoints that are kept; without any, the folder."""
+    names = folder.names()
+    if not any(map(is_kept, names)):
+        folder.delete_folder()
+        return
+    for name in names:
         if is_kept(name):
             continue
         if name.startswith(PREFIX):
