@@ -29,7 +29,7 @@ def held_worker(arguments: dict[str, TrainingJob]) -> None:
 
     from orl_ray.pretraining import ray_trainer as here
 
-    size, report = ray.train.get_context().get_world_size(), here._ProgressWriter.__call__
+    size, report = ray.train.get_context().get_world_size(), here.Watcher.__call__
 
     def hold(self, step, total, entry):
         self._written_at = 0.0  # tell of every step
@@ -37,7 +37,7 @@ def held_worker(arguments: dict[str, TrainingJob]) -> None:
         while (step, size) in HOLDS:
             time.sleep(0.1)
 
-    with mock.patch.object(here._ProgressWriter, "__call__", hold):
+    with mock.patch.object(here.Watcher, "__call__", hold):
         here.train_worker(arguments)
 
 
