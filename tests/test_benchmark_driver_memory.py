@@ -47,7 +47,8 @@ def test_the_fake_encoder_tells_pictures_apart():
 
 
 def test_only_the_slow_kernels_are_faked():
-    for faked, real in zip(with_fakes(main_job()), main_job(), strict=True):
+    stages = main_job()
+    for faked, real in zip(with_fakes(stages), stages, strict=True):
         assert (faked.name, faked.version, faked.inputs, faked.settings) == (
             real.name,
             real.version,
