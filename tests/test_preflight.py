@@ -280,7 +280,7 @@ class TestBuckets:
         with socket.create_server(("127.0.0.1", 0)) as free:
             down = f"http://127.0.0.1:{free.getsockname()[1]}"
         with reached_by({**owner, "AWS_ENDPOINT_URL": down}):
-            (problem,) = problems(config(store="s3://there/store"), deadline=1.0)
+            (problem,) = problems(config(store="s3://there/store"), deadline=3.0)
         assert "Could not connect to the endpoint URL" in problem
         assert problem.endswith(f"Is AWS_ENDPOINT_URL={down} right, is there a route to it, is it up?")
 
