@@ -105,7 +105,7 @@ CASES = {
 IMAGE_LEVEL, OBJECT_LEVEL = "image_level", "object_level"
 SMALL_ENCODER = config.Encoder("resnet18", hidden=64, output=32)
 _SHORT: dict[str, Any] = {
-    "epochs": 10,
+    "epochs": 15,
     "batch_size": 16,
     "view_size": 32,
     "learning_rate": 1.6,

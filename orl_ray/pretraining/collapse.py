@@ -45,7 +45,7 @@ SIGNS = (
     Sign(
         "dimensional_collapse",
         "effective_rank",
-        0.15,
+        0.18,
         "The features are losing dimensions: they vary along few directions",
         "Lower {stage}.learning_rate or {stage}.weight_decay, or enlarge {stage}.batch_size.",
     ),

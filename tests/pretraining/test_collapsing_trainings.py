@@ -15,4 +15,4 @@ def photographs(tmp_path_factory):
 def test_a_training_is_told_to_collapse_where_and_only_where_it_does(photographs, name):
     history = train_case(CASES[name], SMALL[IMAGE_LEVEL], SMALL_ENCODER, 0, photographs)
     assert warnings(IMAGE_LEVEL, history).keys() == CASES[name].raises
-    assert len(history) == 40
+    assert len(history) == 60
